@@ -1,0 +1,1 @@
+"""Regularization, from weight decay to symmetry: one module a topic."""

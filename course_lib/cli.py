@@ -1,0 +1,321 @@
+"""The command ``course``: keep notebooks in step, release, grade, build the book, put the grader on trial."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
+    from rich.table import Column, Table
+except ImportError as missing:  # a student's installation has no extras
+    raise SystemExit(
+        f"the command `course` needs the extra 'grading' ({missing.name} is not installed): "
+        "pip install 'course-lib[grading]', or `make course` in a clone."
+    ) from missing
+
+from course_lib import sync as notebooks
+from course_lib.layout import course_dir, topic_files, topics
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+console, errors = Console(), Console(stderr=True)
+Topic = Annotated[str, typer.Argument(help="A topic, for example norm_penalties.")]
+SomeTopics = Annotated[list[str] | None, typer.Argument(help="Topics; all of them if none is given.")]
+
+
+def _chosen(names: list[str] | None) -> list[str]:
+    known = topics()
+    unknown = sorted(set(names or []) - set(known))
+    if unknown:
+        console.print(f"[red]No such topic:[/] {', '.join(unknown)}. _toc.yml has: {', '.join(known)}.")
+        raise typer.Exit(2)
+    return names or known
+
+
+@app.command()
+def sync(
+    names: SomeTopics = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if a notebook is out of step.")
+    ] = False,
+):
+    """Copy each exercised function from course_lib into its solution cell, and derive the released notebook.
+
+    Exit status: 0 all in step (now), 1 some notebook was out of step and --check forbade mending it, 2 wrong usage.
+    """
+    stale = []
+    for topic in track(_chosen(names), "in step?", console=console, transient=True):
+        wanted = notebooks.wanted(topic)
+        stale += notebooks.out_of_step(wanted) if check else notebooks.write(wanted)
+    for path in stale:
+        console.print(f"{'out of step' if check else 'rewritten'}: {path.relative_to(course_dir())}")
+    if not stale:
+        console.print("All notebooks are in step with course_lib.")
+    raise typer.Exit(1 if check and stale else 0)
+
+
+@app.command()
+def release(names: SomeTopics = None):
+    """Write exercises/TOPIC/TOPIC.ipynb and enter the assignment in the gradebook.
+
+    Exit status: 0 released, 1 nbgrader refused the source, 2 wrong usage.
+    """
+    for topic in track(_chosen(names), "releasing", console=console, transient=True):
+        changed = notebooks.write(notebooks.wanted(topic))
+        if changed or not _in_gradebook(topic):
+            notebooks.run_nbgrader("generate_assignment", topic, "--force", "--create", folder=course_dir())
+        console.print(f"released: {topic_files(topic).exercise.relative_to(course_dir())}")
+
+
+def _in_gradebook(topic: str) -> bool:
+    path = course_dir() / "gradebook.db"
+    if not path.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.OperationalError):
+        return database.execute("select 1 from assignment where name = ?", [topic]).fetchone() is not None
+    return False
+
+
+@app.command()
+def new(
+    topic: Annotated[str, typer.Argument(help="The topic's name: lower case, underscores, no numbers.")],
+    title: Annotated[str, typer.Option(help="The chapter's heading.")] = "A new topic",
+):
+    """Start a topic: five files from a template that already passes all tests, and its line in _toc.yml.
+
+    Exit status: 0 written, 2 the name will not do.
+    """
+    from course_lib.new_topic import new_topic
+
+    try:
+        written = new_topic(topic, title)
+    except ValueError as problem:
+        console.print(f"[red]{problem}[/]")
+        raise typer.Exit(2) from problem
+    for path in [*written, *notebooks.write(notebooks.wanted(topic))]:
+        console.print(f"written: {path.relative_to(course_dir())}")
+
+
+@app.command("sample-class")
+def sample_class(topic: Topic):
+    """Hand in twelve submissions under submitted/: right ones, wrong ones, a blank, a crash, an infinite loop.
+
+    Exit status: 0 written, 2 wrong usage.
+    """
+    from course_lib.grading.sample_class import write_sample_class
+
+    (topic,) = _chosen([topic])
+    written = write_sample_class(topic)
+    console.print(f"{len(written)} submissions to {topic} are in {course_dir() / 'submitted'}")
+
+
+Students = Annotated[str, typer.Option("--student", help="Only students whose id matches this pattern.")]
+Database = Annotated[str | None, typer.Option("--db", help="The gradebook's URL; sqlite here if not given.")]
+
+
+@app.command()
+def collect(
+    topic: Topic,
+    archives: Annotated[list[Path], typer.Argument(help="Zip files of submissions.")],
+    source: Annotated[str, typer.Option("--from", help="Who made them: zip, moodle or canvas.")] = "zip",
+):
+    """Unpack archives of submissions into submitted/, safely; each student's newest notebook is taken.
+
+    Exit status: 0 all collected, 1 an archive or a member was refused (the others are collected), 2 wrong usage.
+    """
+    from course_lib.grading.collect import SOURCES
+    from course_lib.grading.collect import collect as unpack
+
+    (topic,) = _chosen([topic])
+    if source not in SOURCES:
+        console.print(f"[red]--from is one of {', '.join(SOURCES)}[/], got {source}.", markup=True)
+        raise typer.Exit(2)
+    report = unpack(course_dir(), topic, archives, source)
+    for name, reason in report.refused.items():
+        console.print(f"refused: {name}: {reason}", markup=False, style="yellow")
+    console.print(f"{len(report.students)} collected, {len(report.unchanged)} of them unchanged")
+    raise typer.Exit(1 if report.refused else 0)
+
+
+@app.command()
+def grade(
+    topic: Topic,
+    workers: Annotated[int, typer.Option(min=1, help="Submissions at a time on this machine.")] = os.cpu_count() or 1,
+    cluster: Annotated[str | None, typer.Option(help="A dask scheduler instead, tcp://host:port.")] = None,
+    db: Database = None,
+    student: Students = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Grade anew what is graded already.")] = False,
+    unsandboxed: Annotated[
+        bool, typer.Option("--unsandboxed", help="Run the code with your own rights: only for work that you wrote.")
+    ] = False,
+):
+    """Grade what is under submitted/, fill the gradebook, write feedback/, print the table.
+
+    Only submissions that are new or changed are run. It may be stopped at any moment and started again.
+    Exit status: 0 every submission has a definite status, 1 one has none, 2 wrong usage, 3 no sandbox here.
+    """
+    from course_lib.grading.feedback import feedback as write_feedback
+    from course_lib.grading.run import grade as run
+    from course_lib.grading.sandbox import SandboxUnavailable
+
+    (topic,) = _chosen([topic])
+    course = course_dir()
+    if unsandboxed:
+        errors.print("[bold red]WITHOUT A SANDBOX:[/] the submitted code runs with your rights on this machine.")
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar = progress.add_task("starting", total=None)
+
+        def report(done: int, total: int, newest) -> None:
+            shown = f"{newest.student}: {newest.score:g}" if newest else "starting"
+            progress.update(bar, completed=done, total=total, description=escape(shown))
+
+        options = {"workers": workers, "cluster": cluster, "db": db, "students": student, "force": again}
+        try:
+            results = run(course, topic, sandbox=not unsandboxed, progress=report, **options)
+        except SandboxUnavailable as problem:
+            errors.print(str(problem), style="red", markup=False)
+            raise typer.Exit(3) from problem
+        except ValueError as problem:  # a checks file, a gradebook or a folder's name that will not do
+            errors.print(str(problem), style="red", markup=False)
+            raise typer.Exit(2) from problem
+    if any(not result.cached for result in results) or not (course / "feedback").is_dir():
+        write_feedback(course, topic, students=student, db=db)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+    else:
+        _print_grades(topic, results, db)
+    raise typer.Exit(0 if all(result.definite for result in results) else 1)
+
+
+def _print_grades(topic: str, results: list, db: str | None) -> None:
+    """The class as it stands in the gradebook, with what was corrected by hand; flags and seconds from the run."""
+    from course_lib.grading.export import grades
+
+    standing = {grade.student: grade for grade in grades(course_dir(), topic, db)}
+    tasks = notebooks.exercised(topic)
+    numbers = [str(number) for number, _ in enumerate(tasks, start=1)]
+    fresh = sum(not result.cached for result in results)
+    title = f"{topic}: {fresh} graded now, {len(results)} handed in"
+    caption = "tasks: " + ", ".join(f"{number} {task}" for number, task in zip(numbers, tasks, strict=True))
+    columns = [*numbers, "sum", Column("flags", overflow="fold"), "seconds"]
+    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption)
+    for result in results:
+        known = standing.get(result.student)
+        marks = known.tasks if known else {name.removeprefix("test_"): m["score"] for name, m in result.tasks.items()}
+        flags = ", ".join(dict.fromkeys(flag["kind"] for flag in result.flags))
+        status = "" if result.status == "graded" else result.status
+        table.add_row(
+            escape(result.student),
+            *(f"{marks[task]:g}" if task in marks else "-" for task in tasks),
+            f"{known.score if known else result.score:g}",
+            ", ".join(filter(None, [status, flags])),
+            f"{result.seconds:.1f}",
+        )
+    console.print(table)
+    for result in results:
+        if result.message:
+            console.print(f"{result.student}: {result.message}", markup=False)
+    console.print(f"feedback: {course_dir() / 'feedback'}/STUDENT/{topic}/{topic}.html", soft_wrap=True)
+
+
+@app.command()
+def feedback(topic: Topic, student: Students = "*", db: Database = None):
+    """Write feedback/ anew, for example after grading by hand in formgrader.
+
+    Exit status: 0 written, 2 wrong usage.
+    """
+    from course_lib.grading.feedback import feedback as write_feedback
+
+    (topic,) = _chosen([topic])
+    pages = write_feedback(course_dir(), topic, students=student, db=db)
+    console.print(f"{len(pages)} pages: {course_dir() / 'feedback'}/STUDENT/{topic}/{topic}.html", soft_wrap=True)
+
+
+@app.command()
+def export(
+    topic: Topic,
+    kind: Annotated[str, typer.Option("--format", help="csv, moodle or canvas.")] = "csv",
+    template: Annotated[Path | None, typer.Option(help="The file that Moodle or Canvas gave out.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column to fill in, if it cannot be guessed.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Where to write; the terminal if not given.")] = None,
+    db: Database = None,
+):
+    """Take the grades out of the gradebook, corrections by hand included, as a file to upload.
+
+    Exit status: 0 written, 1 a graded student is not in the template, 2 wrong usage.
+    """
+    from course_lib.grading.export import export as grades_as
+
+    (topic,) = _chosen([topic])
+    try:
+        text, missing = grades_as(course_dir(), topic, kind, template=template, column=column, db=db)
+    except ValueError as problem:
+        errors.print(str(problem), style="red", markup=False)
+        raise typer.Exit(2) from problem
+    if to:
+        to.write_text(text, encoding="utf-8", newline="")
+    else:
+        print(text, end="")
+    for name in missing:
+        errors.print(f"not in {template}: {name}", style="yellow", markup=False)
+    raise typer.Exit(1 if missing else 0)
+
+
+@app.command("check-grader")
+def check_grader(names: SomeTopics = None):
+    """Put the grader on trial: wrong versions must lose points, right ones keep them, the stub scores none.
+
+    Exit status: 0 all as wanted, 1 a wrong version passed or a right one was refused, 2 wrong usage.
+    """
+    from course_lib.grading.kill_table import kill_table
+
+    astray = 0
+    for topic in _chosen(names):
+        columns = ("task", "kind", "version", "verdict", "by", "reason")
+        table = Table(*(Column(name, overflow="fold") for name in columns), title=topic)
+        verdicts = kill_table(topic)
+        for v in verdicts:
+            colour = "green" if v.as_wanted else "red"
+            table.add_row(
+                v.task, v.kind, v.version, f"[{colour}]{'passed' if v.passed else 'refused'}", v.killer, v.reason
+            )
+        console.print(table)
+        for kind, verb in (("mutant", "killed"), ("alternative", "accepted")):
+            versions = [v for v in verdicts if v.kind == kind]
+            console.print(f"{topic}: {sum(v.as_wanted for v in versions)} of {len(versions)} {kind}s {verb}")
+        astray += sum(not v.as_wanted for v in verdicts)
+    raise typer.Exit(1 if astray else 0)
+
+
+@app.command()
+def build(everything: Annotated[bool, typer.Option("--all", help="Build every page anew.")] = False):
+    """Build the book into _build/html; a warning is an error.
+
+    Exit status: 0 built without a warning, 1 otherwise.
+    """
+    course = course_dir()
+    command = ["jupyter-book", "build", ".", "-W", "--keep-going", "-n"]
+    done = subprocess.run([*command, "--all"] if everything else command, cwd=course)
+    if done.returncode == 0:
+        console.print(f"the book: {(course / '_build' / 'html' / 'index.html').as_uri()}")
+    raise typer.Exit(1 if done.returncode else 0)
+
+
+def main():
+    """Run the command; the environment's own programs come first on PATH, since nbgrader calls some by name."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    try:
+        app()
+    except FileNotFoundError as problem:
+        console.print(f"[red]{problem}[/]")
+        raise SystemExit(2) from problem

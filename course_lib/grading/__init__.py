@@ -1,0 +1,1 @@
+"""What surrounds nbgrader: hidden checks, sample class, grading."""

@@ -1,0 +1,220 @@
+"""Bring work in: archives from a web form, Moodle or Canvas become ``submitted/<student>/<assignment>/``.
+
+No path in an archive is ever used as a path. A member's name only says whose work it is; its bytes are counted while
+they are read; and an archive that is refused does not keep the others from being collected.
+"""
+
+import io
+import re
+import stat
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+from course_lib.grading.ledger import write
+from course_lib.grading.limits import Limits
+
+MEMBERS = 20_000  # in one archive
+RATIO = 200  # unpacked to packed, from 1 MB on; text reaches 30
+_MOODLE = re.compile(r"^(?P<name>[^/]+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)_?/?(?P<file>[^/]*)$")
+_CANVAS = re.compile(r"^(?P<name>[^/_]+)_(?:LATE_)?(?P<number>\d+)_\d+_(?P<file>[^/]+)$")
+_AGAIN = re.compile(r"-(\d+)(?=\.[^.]+$)")  # Canvas numbers what is handed in again: name-2.ipynb
+
+
+class Refused(ValueError):
+    """An archive, or one student's part of it, that is not collected; the message says why."""
+
+
+@dataclass
+class Collected:
+    """What came of some archives.
+
+    Attributes:
+        students: who was collected, with the file that was taken.
+        refused: archives or members that were not, with the reason.
+        unchanged: students whose work was already there, byte for byte.
+    """
+
+    students: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    unchanged: list[str] = field(default_factory=list)
+
+
+def student_id(name: str, number: str = "") -> str:
+    """An id from a name as people write it, safe as a folder's name everywhere.
+
+    Args:
+        name: for example ``"Ada Lovelace"``.
+        number: the learning platform's number, kept so that grades find their way back.
+
+    Returns:
+        Lower case letters, digits, ``-`` and ``.``; then ``_`` and the number if there is one.
+
+    Raises:
+        Refused: nothing of the name is left.
+
+    >>> student_id("Zoë  O'Neil, Jr.", "4711")
+    'zoe-o-neil-jr_4711'
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
+    if not slug and not number:
+        raise Refused(f"A student's id needs a letter or a digit: got {name!r}. Rename the folder in the archive.")
+    return f"{slug or 'student'}_{number}" if number else slug
+
+
+def _from_moodle(path: PurePosixPath) -> tuple[str, str] | None:
+    found = _MOODLE.match(path.parts[0] if len(path.parts) > 1 else path.name)
+    return (student_id(found["name"], found["number"]), path.name) if found else None
+
+
+def _from_canvas(path: PurePosixPath) -> tuple[str, str] | None:
+    found = _CANVAS.match(path.name)
+    return (student_id(found["name"], found["number"]), found["file"]) if found else None
+
+
+def _from_zip(path: PurePosixPath) -> tuple[str, str] | None:
+    """``student/anything.ipynb``, or ``student.ipynb`` at the top."""
+    return student_id(path.parts[0] if len(path.parts) > 1 else path.stem), path.name
+
+
+SOURCES: dict[str, Callable[[PurePosixPath], tuple[str, str] | None]] = {
+    "zip": _from_zip,
+    "moodle": _from_moodle,
+    "canvas": _from_canvas,
+}
+
+
+def collect(
+    course_dir: Path, assignment: str, archives: list[Path], source: str = "zip", limits: Limits | None = None
+) -> Collected:
+    """Unpack archives of submissions into ``submitted/``.
+
+    Args:
+        course_dir: the course's root.
+        assignment: name of the assignment; each student's notebook is filed under it, whatever it was called.
+        archives: zip files as the platform gives them out.
+        source: ``"zip"`` (``student/x.ipynb`` or ``student.ipynb``), ``"moodle"`` (*Download all submissions*) or
+            ``"canvas"`` (*Download submissions*).
+        limits: sizes allowed; the grader's own by default.
+
+    Returns:
+        Who was collected and what was refused. A student who handed in again gets the newest file.
+
+    Raises:
+        ValueError: no such source.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source must be a platform: wanted one of {', '.join(SOURCES)}, got {source!r}.")
+    limits, report = limits or Limits(), Collected()
+    for archive in archives:
+        try:
+            found = _sorted_by_student(archive.name, archive.read_bytes(), source, limits, report)
+        except (Refused, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as problem:
+            report.refused[archive.name] = str(problem) or type(problem).__name__
+            continue
+        for student, members in found.items():
+            try:
+                name, when, content = _choose(members, assignment)
+            except Refused as problem:
+                report.refused[f"{archive.name}: {student}"] = str(problem)
+                continue
+            _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
+            report.students[student] = f"{archive.name}: {name}"
+    return report
+
+
+Member = tuple[str, str, bytes]  # file name, time, content
+
+
+def _sorted_by_student(
+    label: str, packed: bytes, source: str, limits: Limits, report: Collected
+) -> dict[str, list[Member]]:
+    found: dict[str, list[Member]] = {}
+    for info, content in _members(packed, limits):
+        path = PurePosixPath(info.filename)
+        owner = SOURCES[source](path)
+        if owner is None:
+            report.refused[f"{label}: {_shown(info.filename)}"] = f"Not a name that {source} gives to a submission."
+            continue
+        student, name = owner
+        when = datetime(*info.date_time).isoformat(" ") if info.date_time[1] else ""
+        if name.lower().endswith(".zip"):  # a student who packed the notebook once more
+            inner = _members(content, limits)
+            found.setdefault(student, []).extend(
+                (PurePosixPath(i.filename).name, when, c) for i, c in inner if i.filename.lower().endswith(".ipynb")
+            )
+        elif name.lower().endswith(".ipynb"):
+            found.setdefault(student, []).append((name, when, content))
+    return found
+
+
+def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
+    """The regular files of an archive, or a refusal of all of it before the first is used."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        infos = archive.infolist()
+        if len(infos) > MEMBERS:
+            raise Refused(f"An archive holds at most {MEMBERS} members: got {len(infos)}.")
+        for info in infos:
+            _require_plain(info)
+        budget = max(2**20, RATIO * len(packed))
+        contents = []
+        for info in infos:
+            if (
+                info.is_dir()
+                or PurePosixPath(info.filename).name.startswith((".", "._"))
+                or "__MACOSX" in info.filename
+            ):
+                continue
+            most = min(limits.notebook_bytes, budget)
+            with archive.open(info) as file:
+                content = file.read(most + 1)  # what the header says of its size is only a promise
+            if len(content) > most:
+                raise Refused(f"A member unpacks to at most {most} bytes: {_shown(info.filename)} has more.")
+            budget -= len(content)
+            contents.append((info, content))
+        yield from contents
+
+
+def _require_plain(info: zipfile.ZipInfo) -> None:
+    path, kind = PurePosixPath(info.filename.replace("\\", "/")), stat.S_IFMT(info.external_attr >> 16)
+    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+        raise Refused(f"A member stays inside the archive: got {_shown(info.filename)}. Ask for a new archive.")
+    if kind and not (stat.S_ISREG(info.external_attr >> 16) or stat.S_ISDIR(info.external_attr >> 16)):
+        raise Refused(f"A member is a file or a folder: {_shown(info.filename)} is a link or a device.")
+    if info.flag_bits & 1:
+        raise Refused(f"An archive is not encrypted: {_shown(info.filename)} is. Unpack it and pack it anew.")
+
+
+def _choose(members: list[Member], assignment: str) -> Member:
+    """The newest file of the right name, or else the only notebook there is."""
+    named = [member for member in members if _AGAIN.sub("", member[0]).lower() == f"{assignment}.ipynb".lower()]
+    candidates = named or members
+    if not named and len({name for name, _, _ in candidates}) > 1:
+        names = ", ".join(sorted(_shown(name) for name, _, _ in candidates))
+        raise Refused(f"One notebook a student: wanted {assignment}.ipynb, got {names}. Ask which one counts.")
+
+    def age(member: Member) -> tuple[int, str]:
+        again = _AGAIN.search(member[0])
+        return (int(again[1]) if again else 0, member[1])
+
+    return max(candidates, key=age)
+
+
+def _file(folder: Path, assignment: str, when: str, content: bytes, student: str, report: Collected) -> None:
+    path = folder / f"{assignment}.ipynb"
+    if path.is_file() and path.read_bytes() == content:
+        report.unchanged.append(student)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write(path, content)
+    if when:
+        write(folder / "timestamp.txt", when.encode())
+
+
+def _shown(name: str) -> str:
+    """A name as it may be printed: nothing that moves a cursor, and not too long."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:120]

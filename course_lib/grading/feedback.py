@@ -1,0 +1,101 @@
+"""Write each student's feedback page: their notebook, what each test claims, and what is wrong in words.
+
+The page is made from the executed notebook, in which hidden tests never were. Scores and comments come from the
+gradebook, so that what a person corrected in formgrader is what the student reads.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from course_lib.grading.gradebook import default_url, load_nbgrader
+from course_lib.grading.ledger import Ledger, write
+from course_lib.grading.quick_imports import without_iri_grammar
+from course_lib.grading.submission import EXCHANGE_FILES, exchange_file
+
+_PLAIN = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
+<body><h1>{title}</h1><p>Score: {score:g} of {most:g}</p><p>{message}</p></body></html>
+"""
+
+
+def feedback(course_dir: str | Path, assignment: str, *, students: str = "*", db: str | None = None) -> list[Path]:
+    """Write `feedback/<student>/<assignment>/<assignment>.html` for every graded submission.
+
+    Beside it go the two small files by which `nbgrader release_feedback` knows the submission, where it has them.
+
+    Args:
+        course_dir: the course's root.
+        assignment: name of the assignment.
+        students: a glob over student ids.
+        db: SQLAlchemy URL of the gradebook; the course's own by default.
+
+    Returns:
+        The pages, by student.
+    """
+    root, ledger = Path(course_dir).resolve(), Ledger(course_dir, assignment)
+    url = db or default_url(course_dir)
+    gradebook = load_nbgrader().Gradebook(url)
+    with gradebook:
+        known = [submission.student.id for submission in gradebook.assignment_submissions(assignment)]
+    exporter = _exporter()
+    pages = []
+    for student in sorted(name for name in known if fnmatch.fnmatchcase(name, students)):
+        result = ledger.latest(student) or {}
+        page = root / "feedback" / student / assignment / f"{assignment}.html"
+        notebook = root / "autograded" / student / assignment / f"{assignment}.ipynb"
+        if notebook.is_file():
+            content = _render(exporter, notebook, assignment, student, url)
+        else:
+            content = _plain(assignment, result)
+        write(page, content.encode())
+        for name in EXCHANGE_FILES:
+            text = exchange_file(root / "submitted" / student / assignment, name)
+            if text is not None:
+                write(page.with_name(name), text.encode())
+        pages.append(page)
+    return pages
+
+
+def _exporter() -> Any:
+    with without_iri_grammar():
+        import nbgrader
+        from nbconvert.exporters import HTMLExporter
+        from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
+        from nbgrader.preprocessors import GetGrades
+
+    forms = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"
+    bootstrap = forms / "static" / "node_modules" / "bootstrap" / "dist" / "css"
+    exporter = HTMLExporter(
+        template_name="feedback",
+        extra_template_basedirs=[str(forms / "templates")],
+        extra_template_paths=[str(bootstrap)],
+        sanitize_html=True,
+    )
+    exporter.register_preprocessor(GetGrades, enabled=True)
+    exporter.register_preprocessor(CSSHTMLHeaderPreprocessor, enabled=True)
+    return exporter
+
+
+def _render(exporter: Any, path: Path, assignment: str, student: str, url: str) -> str:
+    import nbformat
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    notebook = nbformat.from_dict(content)
+    names = {"notebook": assignment, "assignment": assignment, "student": student, "db_url": url}
+    page, _ = exporter.from_notebook_node(notebook, resources={"nbgrader": names, "metadata": {"name": assignment}})
+    return page
+
+
+def _plain(assignment: str, result: dict[str, Any]) -> str:
+    status, message = result.get("status", "missing"), result.get("message", "")
+    return _PLAIN.format(
+        title=html.escape(assignment),
+        score=result.get("score", 0.0),
+        most=result.get("max_score", 0.0),
+        message=html.escape(f"Nothing could be run: {status}. {message}"),
+    )

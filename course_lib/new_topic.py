@@ -1,0 +1,117 @@
+"""Start a topic: its five files from a template that already works, to be replaced piece by piece."""
+
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course_lib.layout import course_dir, topic_files, topics
+
+TEMPLATE = Path(__file__).parent / "template"
+
+SETUP = """from course_lib.exercise import begin
+
+begin("{topic}")  # the finished functions stay on the shelf while you write your own
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from course_lib.preconditions import require_finite, require_nonnegative"""
+
+TEST = """# A long gradient keeps its direction and gets the norm asked for.
+clipped = {topic}_clip(torch.tensor([3.0, 4.0]), bound=1.0)
+assert torch.allclose(clipped, torch.tensor([0.6, 0.8])), f"(3, 4) has norm 5: wanted (0.6, 0.8), got {{clipped}}"
+### BEGIN HIDDEN TESTS
+from course_lib.grading.hidden import check
+
+check("{topic}", "{topic}_clip", {topic}_clip)
+### END HIDDEN TESTS"""
+
+
+def new_topic(topic: str, title: str, course: Path | None = None) -> list[Path]:
+    """Write a topic's files and put it at the end of the last part in ``_toc.yml``.
+
+    Args:
+        topic: the name, in lower case with underscores; it is the same in all places.
+        title: the chapter's heading.
+        course: the course's folder; found from the current folder if None.
+
+    Returns:
+        The files that were written. The released notebook is not among them: ``course sync`` derives it.
+
+    Raises:
+        ValueError: the name is not in lower case with underscores, holds a number, or is taken.
+    """
+    course = course or course_dir()
+    if not (topic.isidentifier() and topic.islower() and topic.isascii()) or any(letter.isdigit() for letter in topic):
+        raise ValueError(
+            f"a topic is one name everywhere: wanted lower case letters and underscores, got {topic!r}. "
+            "The order stands in _toc.yml, so names need no numbers."
+        )
+    files = topic_files(topic, course)
+    taken = [path for path in files if path.exists()]
+    if taken or topic in topics(course):
+        raise ValueError(
+            f"a topic's name must be free: {topic} has {', '.join(map(str, taken)) or 'a line in _toc.yml'}."
+        )
+    texts = {
+        files.chapter: _filled("chapter.md", topic, title),
+        files.module: _filled("module.py", topic, title),
+        files.checks: _filled("checks.py", topic, title),
+        files.tests: _filled("tests.py", topic, title),
+        files.solution: nbformat.writes(_notebook(topic, title)) + "\n",
+    }
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    _enter(topic, course / "_toc.yml")
+    return list(texts)
+
+
+def _filled(name: str, topic: str, title: str) -> str:
+    text = (TEMPLATE / f"{name}.txt").read_text(encoding="utf-8")
+    return text.replace("TOPIC", topic).replace("TITLE", title)
+
+
+def _notebook(topic: str, title: str) -> NotebookNode:
+    name = f"{topic}_clip"
+    hints = (
+        "<details><summary>Hint 1</summary>\n\nWhat is the norm of (3, 4)?\n</details>\n"
+        "<details><summary>Hint 2</summary>\n\nMultiply by one number; which, if the gradient is short?\n</details>"
+    )
+    return new_notebook(
+        cells=[
+            _graded(new_markdown_cell(f"# {title}\n\nOne function. The docstring is the exercise."), "title"),
+            _graded(new_code_cell(SETUP.format(topic=topic)), "setup"),
+            _graded(new_markdown_cell(f"## Task 1 · Clip a gradient\n\n{hints}"), f"task_{name}"),
+            _graded(new_code_cell(""), name, solution=True, locked=False),
+            _graded(new_code_cell(TEST.format(topic=topic)), f"test_{name}", grade=True, points=2),
+        ]
+    )
+
+
+def _graded(cell: NotebookNode, grade_id: str, **flags: object) -> NotebookNode:
+    """Mark a cell for nbgrader; locked unless said otherwise."""
+    cell.id = grade_id
+    marks = {
+        "grade": False,
+        "solution": False,
+        "task": False,
+        "locked": True,
+        "schema_version": 3,
+        "grade_id": grade_id,
+    }
+    cell.metadata["nbgrader"] = marks | flags
+    return cell
+
+
+def _enter(topic: str, table: Path) -> None:
+    """Add a line after the last topic of ``_toc.yml``, leaving the rest of the text as it is."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    last = topics(table.parent)[-1]
+    (place,) = [number for number, line in enumerate(lines) if line.strip() == f"- file: book/{last}"]
+    indentation = lines[place][: len(lines[place]) - len(lines[place].lstrip())]
+    lines.insert(place + 1, f"{indentation}- file: book/{topic}")
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,135 @@
+"""Work comes in safely: the platforms' archives, and archives made to do harm."""
+
+import io
+import stat
+import zipfile
+
+import pytest
+
+from course_lib.grading.collect import Collected, collect, student_id
+from course_lib.grading.limits import Limits
+
+TOPIC = "norm_penalties"
+NOTEBOOK = b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+
+
+def archive(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members:
+            packed.writestr(name, content)
+    return path
+
+
+def handed_in(course):
+    return {
+        path.parent.parent.name: path.read_bytes() for path in (course / "submitted").glob(f"*/{TOPIC}/{TOPIC}.ipynb")
+    }
+
+
+def test_moodle_with_and_without_folders(tmp_path):
+    packed = archive(
+        tmp_path / "moodle.zip",
+        [
+            (f"Ada Lovelace_4711_assignsubmission_file_/{TOPIC}.ipynb", NOTEBOOK),
+            (f"Zoë O'Neil_12_assignsubmission_file_{TOPIC}.ipynb", NOTEBOOK + b" "),
+        ],
+    )
+    report = collect(tmp_path, TOPIC, [packed], "moodle")
+    assert handed_in(tmp_path) == {"ada-lovelace_4711": NOTEBOOK, "zoe-o-neil_12": NOTEBOOK + b" "}
+    assert report.refused == {} and len(report.students) == 2
+
+
+def test_canvas_takes_the_newest(tmp_path):
+    packed = archive(
+        tmp_path / "canvas.zip",
+        [
+            (f"lovelaceada_4711_99_{TOPIC}.ipynb", b"first"),
+            (f"lovelaceada_4711_99_{TOPIC}-2.ipynb", b"third"),
+            (f"lovelaceada_4711_99_{TOPIC}-1.ipynb", b"second"),
+            (f"turingalan_LATE_12_98_{TOPIC}.ipynb", NOTEBOOK),
+        ],
+    )
+    collect(tmp_path, TOPIC, [packed], "canvas")
+    assert handed_in(tmp_path) == {"lovelaceada_4711": b"third", "turingalan_12": NOTEBOOK}
+
+
+def test_plain_zip_renames_and_looks_into_a_packed_notebook(tmp_path):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as packed:
+        packed.writestr(f"my work/{TOPIC}.ipynb", NOTEBOOK)
+    members = [("ada/Untitled1.ipynb", b"ada's"), ("alan.ipynb", b"alan's"), ("zoe/all.zip", inner.getvalue())]
+    collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])
+    assert handed_in(tmp_path) == {"ada": b"ada's", "alan": b"alan's", "zoe": NOTEBOOK}
+    assert (tmp_path / "submitted" / "ada" / TOPIC / "timestamp.txt").read_text()[:2] == "20"
+
+
+def test_collecting_again_changes_nothing_and_resubmission_replaces(tmp_path):
+    first = archive(tmp_path / "first.zip", [(f"ada/{TOPIC}.ipynb", b"one")])
+    assert collect(tmp_path, TOPIC, [first]).unchanged == []
+    assert collect(tmp_path, TOPIC, [first]).unchanged == ["ada"]
+    collect(tmp_path, TOPIC, [archive(tmp_path / "second.zip", [(f"ada/{TOPIC}.ipynb", b"two")])])
+    assert handed_in(tmp_path) == {"ada": b"two"}
+
+
+def link(name, target):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target
+
+
+HOSTILE = {
+    "climbs out": [(f"../../outside/{TOPIC}.ipynb", NOTEBOOK)],
+    "climbs out in the middle": [(f"ada/../../{TOPIC}.ipynb", NOTEBOOK)],
+    "absolute": [("/etc/cron.d/evil.ipynb", NOTEBOOK)],
+    "a drive": [("C:/evil.ipynb", NOTEBOOK)],
+    "backslashes": [("..\\..\\evil.ipynb", NOTEBOOK)],
+    "a link": [link(f"ada/{TOPIC}.ipynb", "/etc/passwd")],
+    "a bomb": [(f"ada/{TOPIC}.ipynb", b"0" * (30 * 2**20))],
+    "many bombs": [(f"student{i}/{TOPIC}.ipynb", b"0" * (4 * 2**20)) for i in range(20)],
+    "too many members": [(f"s{i}.txt", b"") for i in range(20_001)],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_archive_is_refused_whole_and_the_others_are_collected(tmp_path, name):
+    bad = archive(tmp_path / "bad.zip", [("honest/before.ipynb", NOTEBOOK), *HOSTILE[name]])
+    good = archive(tmp_path / "good.zip", [(f"alan/{TOPIC}.ipynb", NOTEBOOK)])
+    before = {path for path in tmp_path.parent.rglob("*") if "submitted" not in path.parts}
+    report = collect(tmp_path, TOPIC, [bad, good], limits=Limits(notebook_bytes=20 * 2**20))
+    assert handed_in(tmp_path) == {"alan": NOTEBOOK}
+    assert list(report.refused) == ["bad.zip"] and report.refused["bad.zip"]
+    assert {path for path in tmp_path.parent.rglob("*") if "submitted" not in path.parts} == before
+
+
+def test_a_broken_archive_is_refused_with_a_reason(tmp_path):
+    good = archive(tmp_path / "good.zip", [("alan.ipynb", NOTEBOOK)])
+    (tmp_path / "cut.zip").write_bytes(good.read_bytes()[:-30])
+    (tmp_path / "empty.zip").write_bytes(b"")
+    report = collect(tmp_path, TOPIC, [tmp_path / "cut.zip", tmp_path / "empty.zip", tmp_path / "none.zip", good])
+    assert set(report.refused) == {"cut.zip", "empty.zip", "none.zip"} and set(report.students) == {"alan"}
+
+
+def test_two_notebooks_of_other_names_are_a_question_for_that_student_only(tmp_path):
+    members = [("ada/a.ipynb", b"1"), ("ada/b.ipynb", b"2"), ("alan/x.ipynb", NOTEBOOK)]
+    report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])
+    assert set(report.students) == {"alan"} and "a.ipynb, b.ipynb" in report.refused["a.zip: ada"]
+
+
+def test_members_of_another_platform_are_named(tmp_path):
+    packed = archive(tmp_path / "a.zip", [("readme.txt", b""), (f"lovelaceada_4711_99_{TOPIC}.ipynb", NOTEBOOK)])
+    report = collect(tmp_path, TOPIC, [packed], "moodle")
+    assert report.students == {} and len(report.refused) == 2
+    with pytest.raises(ValueError, match="zip, moodle, canvas"):
+        collect(tmp_path, TOPIC, [packed], "blackboard")
+    assert collect(tmp_path, TOPIC, []) == Collected()
+
+
+@pytest.mark.parametrize(
+    "name, wanted", [("..", None), ("💥", None), ("A. B", "a.-b"), ("=cmd", "cmd"), ("a/b", "a-b")]
+)
+def test_ids_are_safe(name, wanted):
+    if wanted is None:
+        with pytest.raises(ValueError, match="letter or a digit"):
+            student_id(name)
+    else:
+        assert student_id(name) == wanted

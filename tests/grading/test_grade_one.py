@@ -1,0 +1,173 @@
+"""One submission, one result: honest work keeps its points however it is written, wrong work gets none."""
+
+import json
+
+import pytest
+from grading import tiny
+from grading.tiny import NAME, RIGHT, STUBS, WRONG, find, notebook, own
+
+from course_lib.grading import grade_one as module
+from course_lib.grading.grade_one import grade_one
+from course_lib.grading.kernel import Start
+from course_lib.grading.sandbox import SandboxUnavailable
+
+
+def test_right_work_earns_everything_and_no_flag(graded):
+    result = graded(notebook(RIGHT))
+    assert (result["status"], result["score"], result["flags"]) == ("graded", 6.0, [])
+    assert result["sandbox"] == "course-zygote"
+
+
+@pytest.mark.parametrize("solutions", [STUBS, WRONG], ids=["untouched", "wrong"])
+def test_wrong_work_earns_nothing_and_no_flag(graded, solutions):
+    result = graded(notebook(solutions))
+    assert (result["status"], result["score"], result["flags"]) == ("graded", 0.0, [])
+
+
+def test_each_task_counts_for_itself(graded):
+    result = graded(notebook(WRONG | {"centred": RIGHT["centred"]}))
+    assert {name: mark["score"] for name, mark in result["tasks"].items()} == {
+        "test_mean_square": 0.0,
+        "test_centred": 2.0,
+        "test_clipped": 0.0,
+    }
+
+
+def test_passing_the_visible_test_alone_earns_nothing(graded):
+    memorized = "def mean_square(x):\n    return torch.tensor(14 / 3)"
+    mark = graded(notebook(RIGHT | {"mean_square": memorized}))["tasks"]["test_mean_square"]
+    assert (mark["visible"], mark["hidden"], mark["score"]) == ("passed", "failed", 0.0)
+    assert mark["message"] == "the mean of squares is …, wanted …: is it a mean, not a sum?"
+
+
+HONEST = {
+    "warning": {
+        "mean_square": "import warnings\ndef mean_square(x):\n    warnings.warn('old')\n    return (x ** 2).mean()"
+    },
+    "prints": {"centred": "def centred(x):\n    print('x is', x)\n    return x - x.mean()"},
+    "standard error": {
+        "centred": "import sys\ndef centred(x):\n    print(x, file=sys.stderr)\n    return x - x.mean()"
+    },
+    "torch's own warning": {
+        "mean_square": "def mean_square(x):\n    x.reshape(1, -1).T; x.T\n    return (x ** 2).mean()"
+    },
+    "progress bar": {
+        "mean_square": "from tqdm import tqdm\ndef mean_square(x):\n    return sum(v ** 2 for v in tqdm(x)) / len(x)"
+    },
+    "notebook progress bar": {
+        "mean_square": "from tqdm.auto import tqdm\n"
+        "def mean_square(x):\n    return sum(v ** 2 for v in tqdm(x)) / len(x)"
+    },
+    "other algorithm": {
+        "clipped": "def clipped(x, limit):\n    n = x.norm()\n    return x if n <= limit else limit * x / n"
+    },
+    "extra imports": {"centred": "import numpy as np, math, os, random\ndef centred(x):\n    return x - x.mean()"},
+    "renamed variables": {"centred": "def centred(werte):\n    mitte = werte.mean()\n    return werte - mitte"},
+    "decorated": {"centred": "@torch.no_grad()\ndef centred(x):\n    return x - x.mean()"},
+    "lambda": {"centred": "centred = lambda x: x - x.mean()"},
+    "magic": {"centred": "%matplotlib inline\ndef centred(x):\n    return x - x.mean()"},
+    "slow but within budget": {"centred": "import time\ndef centred(x):\n    time.sleep(1)\n    return x - x.mean()"},
+    "value as last line": {"mean_square": RIGHT["mean_square"] + "\nmean_square(torch.ones(2) * float('nan'))"},
+    "takes gradients": {"mean_square": "def mean_square(x):\n    x = x.requires_grad_()\n    return (x ** 2).mean()"},
+    "random numbers": {"centred": "torch.manual_seed(0)\ndef centred(x):\n    torch.rand(3)\n    return x - x.mean()"},
+}
+CELLS = {
+    "plot": "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()",
+    "own error": "1 / 0",
+    "other default dtype": "torch.set_default_dtype(torch.float64)",
+    "no gradients": "torch.set_grad_enabled(False)",
+    "warnings are errors": "import warnings\nwarnings.simplefilter('error')",
+    "clumsy name": "sum = 0; max = 3; input = torch.ones(2); id = 7",
+    "optimizer": "w = torch.ones(2, requires_grad=True); torch.optim.Adam([w]); torch.optim.SGD([w], lr=1.0)",
+    "long output": "for i in range(3000): print('line', i)",
+    "many figures": "from IPython.display import display\nfor i in range(300): display(i)",
+    "subprocess of torch": "from torch.utils.data import DataLoader\n"
+    "print([len(b) for b in DataLoader(torch.arange(8), batch_size=4, num_workers=1)])",
+    "top-level await": "import asyncio\nawait asyncio.sleep(0.01)",
+    "timing": "%%time\nx = 1",
+    "widgets": "import ipywidgets\nipywidgets.IntSlider()",
+    "wrong shell line": "!ls /nowhere",
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_honest_solution_loses_nothing(graded, kind):
+    result = graded(notebook(RIGHT | HONEST[kind]))
+    assert (result["status"], result["score"], result["flags"]) == ("graded", 6.0, [])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_honest_cell_costs_nothing(graded, kind):
+    book = notebook(RIGHT)
+    book["cells"].insert(3, own(CELLS[kind]))
+    result = graded(book)
+    assert (result["status"], result["score"], result["flags"]) == ("graded", 6.0, [])
+
+
+def test_all_honest_cells_together(graded):
+    book = notebook(RIGHT)
+    book["cells"] += [own(source) for source in CELLS.values()]
+    book["cells"].insert(0, own("print('before everything')"))
+    assert graded(book)["score"] == 6.0
+
+
+def test_lost_metadata_costs_nothing(graded):
+    book = notebook(RIGHT)
+    for cell in book["cells"]:
+        cell["metadata"] = {}
+        del cell["id"]
+    assert graded(book)["score"] == 6.0
+
+
+def test_results_are_json_and_tell_nothing_hidden(graded):
+    text = json.dumps(graded(notebook(WRONG)))
+    assert "drawn_for_the_hidden_test" not in text and "WANTED_SHARPNESS" not in text
+
+
+def test_helpers_of_one_name_in_two_tasks(graded):
+    centred = "def helper(x):\n    return x.mean()\ndef centred(x):\n    return x - helper(x)"
+    clipped = "def helper(x, limit):\n    return (limit / x.norm()).clamp(max=1.0)\n"
+    clipped += "def clipped(x, limit):\n    return x * helper(x, limit)"
+    assert graded(notebook(RIGHT | {"centred": centred, "clipped": clipped}))["score"] == 6.0
+
+
+def test_a_cold_kernel_gives_the_same(sandbox, bundle):
+    result = grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann")
+    assert (result["score"], result["flags"], result["sandbox"]) == (6.0, [], "course-sandbox")
+
+
+def test_unsandboxed_gives_the_same_and_says_so(bundle):
+    result = grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann", sandbox=False)
+    assert (result["score"], result["flags"], result["sandbox"]) == (6.0, [], "none")
+
+
+def test_without_bubblewrap_nothing_runs(bundle, monkeypatch):
+    monkeypatch.setattr("course_lib.grading.sandbox._trouble", lambda: "no program bwrap")
+    with pytest.raises(SandboxUnavailable, match="apt install bubblewrap"):
+        grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann")
+
+
+def test_another_provisioner_is_refused(bundle):
+    local = Start("local-provisioner", {}, module.cold(module.Bundle.unpack(bundle).limits, "").wanted)
+    with pytest.raises(SandboxUnavailable, match="only in a sandbox"):
+        grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann", start=local)
+    disguised = Start("course-sandbox", {}, int)
+    with pytest.raises(SandboxUnavailable, match="wanted int, got SandboxProvisioner"):
+        grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann", start=disguised)
+
+
+def test_the_bundle_holds_no_answer(bundle):
+    plan = module.Bundle.unpack(bundle)
+    assert f"course_lib/{NAME}.py" not in plan.library and "course_lib/exercise.py" in plan.library
+    assert "def mean_square(x):\n    return" not in bundle.decode()
+
+
+def test_markdown_of_a_student_is_defused(graded):
+    book = notebook(RIGHT)
+    book["cells"].append(own("<script>alert(1)</script> [x](javascript:alert(1))", kind="markdown"))
+    cell = graded(book)["notebook"]["cells"][-1]
+    assert "<script" not in cell["source"] and "javascript:" not in cell["source"]
+
+
+def test_find_is_by_name():
+    assert find(notebook(), "centred")["source"] == STUBS["centred"]

@@ -1,0 +1,101 @@
+"""The command `course`: help for strangers, exit codes that mean something, and a new topic from CONTRIBUTING."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from course_lib.layout import course_dir, topics
+from course_lib.sync import exercised
+
+COURSE = course_dir(Path(__file__).parent)
+COMMANDS = "sync release new sample-class collect grade feedback export check-grader build".split()
+
+
+def course(*arguments, folder=COURSE):
+    programs = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}  # the copy's own library
+    command = [sys.executable, "-c", "from course_lib.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the course to write in."""
+    for name in (".gitignore", "_toc.yml", "_config.yml", "nbgrader_config.py", "pyproject.toml"):
+        shutil.copy(COURSE / name, tmp_path / name)
+    for name in ("book", "course_lib", "solutions", "exercises", "tests"):
+        shutil.copytree(COURSE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    done = course(command, "--help")
+    assert done.returncode == 0 and "Exit status: 0" in done.stdout and "Usage" in done.stdout
+
+
+def test_help_lists_every_command():
+    help_text = course("--help").stdout
+    assert [command for command in COMMANDS if command not in help_text] == []
+
+
+@pytest.mark.parametrize("command", ["sync", "release", "sample-class", "grade", "feedback", "export", "check-grader"])
+def test_an_unknown_topic_is_wrong_usage(command):
+    done = course(command, "norm_penaltys")
+    assert done.returncode == 2 and topics(COURSE)[0] in done.stdout
+
+
+def test_outside_a_course_the_message_says_so(tmp_path):
+    done = course("sync", "--check", folder=tmp_path)
+    assert done.returncode == 2 and "_toc.yml" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sync_check_fails_where_a_notebook_was_edited(copy):
+    topic = topics(COURSE)[0]
+    notebook = copy / "exercises" / topic / f"{topic}.ipynb"
+    notebook.write_text(notebook.read_text().replace("NotImplementedError", "NotWrittenYet"))
+    before = notebook.read_text()
+    assert course("sync", "--check", topic, folder=copy).returncode == 1
+    assert notebook.read_text() == before, "--check must change nothing"
+    assert course("sync", topic, folder=copy).returncode == 0
+    assert "NotImplementedError" in notebook.read_text()
+
+
+def test_check_grader_notices_a_surviving_mutant(copy):
+    topic = topics(COURSE)[0]
+    checks = copy / "tests" / "checks" / f"{topic}.py"
+    checks.write_text(checks.read_text() + f"\n\ndef verify_{exercised(topic, COURSE)[0]}(arrays, seed):\n    pass\n")
+    done = course("check-grader", topic, folder=copy)
+    assert done.returncode == 1 and "mutants killed" in done.stdout
+
+
+def test_a_new_topic_is_green_from_its_first_minute(copy):
+    made = course("new", "weight_noise", "--title", "Weight noise", folder=copy)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert topics(copy)[-1] == "weight_noise"
+    assert course("sync", "--check", "weight_noise", folder=copy).returncode == 0
+    trial = course("check-grader", "weight_noise", folder=copy)
+    assert trial.returncode == 0, trial.stdout
+    tests = ["tests/test_weight_noise.py", "course_lib/weight_noise.py", "tests/test_layout.py"]
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["Weight_Noise", "weight_noise_2", "norm_penalties", "a-b"])
+def test_a_bad_name_is_refused(copy, name):
+    before = sorted(copy.rglob("*"))
+    assert course("new", name, folder=copy).returncode == 2
+    assert sorted(copy.rglob("*")) == before

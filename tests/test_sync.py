@@ -1,0 +1,96 @@
+"""Notebooks follow the library: bodies, fences, ids; the release is the same bytes every time and holds no answer."""
+
+import json
+
+import nbformat
+import pytest
+
+from course_lib import sync
+from course_lib.layout import course_dir, topic_files, topics
+
+COURSE = course_dir()
+
+MODULE = '''
+@decorated
+def f(x: int, y: int = 2) -> int:
+    """Say what.
+
+    More.
+    """
+    x = require_thing(x)
+    require_other(y=y)
+    z = x + y  # the idea
+    return z
+
+
+def only_given(x):
+    """Nothing to write."""
+    require_thing(x)
+'''
+
+
+def test_decorator_signature_docstring_and_preconditions_are_given():
+    lines = sync.solution_cell(MODULE, "f").splitlines()
+    begin, end = lines.index("    ### BEGIN SOLUTION"), lines.index("    ### END SOLUTION")
+    assert lines[0] == "@decorated" and lines[begin - 1] == "    require_other(y=y)"
+    assert lines[begin + 1 : end] == ["    z = x + y  # the idea", "    return z"]
+    assert end == len(lines) - 1
+
+
+@pytest.mark.parametrize("name, message", [("g", "wanted g, the module has none"), ("only_given", "must have a body")])
+def test_a_cell_without_a_function_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        sync.solution_cell(MODULE, name)
+
+
+@pytest.fixture(scope="module", params=topics(COURSE))
+def released(request):
+    return request.param, sync.wanted(request.param, COURSE)
+
+
+def test_notebooks_are_in_step(released):
+    assert sync.out_of_step(released[1]) == []
+
+
+def test_the_release_is_the_same_bytes_again(released):
+    topic, notebooks = released
+    configuration = (COURSE / "nbgrader_config.py").read_text()
+    again = sync.derive(topic, sync.fill(topic, COURSE), configuration)  # past the memory in .cache
+    assert notebooks[topic_files(topic, COURSE).exercise] == again
+
+
+def test_the_release_holds_no_answer(released):
+    topic, notebooks = released
+    text = notebooks[topic_files(topic, COURSE).exercise]
+    assert "BEGIN SOLUTION" not in text and "BEGIN HIDDEN" not in text and "grading.hidden" not in text
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(text)["cells"]}
+    assert all("raise NotImplementedError()" in cells[task] for task in sync.exercised(topic, COURSE))
+
+
+def test_every_task_has_its_cells(released):
+    topic, notebooks = released
+    notebook = nbformat.reads(notebooks[topic_files(topic, COURSE).exercise], as_version=4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    assert f'begin("{topic}")' in cells["setup"].source
+    for task in sync.exercised(topic, COURSE):
+        hints = cells[f"task_{task}"].source.count("<details>")
+        title = cells[f"test_{task}"].source.splitlines()[0]
+        assert hints >= 2 and title.startswith("# ") and cells[f"test_{task}"].metadata.nbgrader.points > 0
+
+
+def test_a_changed_library_is_noticed(tmp_path):
+    topic = topics(COURSE)[0]
+    files, copy = topic_files(topic, COURSE), topic_files(topic, tmp_path)
+    for source, target in zip(files, copy, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    (tmp_path / "nbgrader_config.py").write_bytes((COURSE / "nbgrader_config.py").read_bytes())
+    assert sync.out_of_step(sync.wanted(topic, tmp_path)) == []
+    task = sync.exercised(topic, COURSE)[0]
+    text = copy.module.read_text()
+    assert f"def {task}(" in text
+    copy.module.write_text(text.replace("ValueError: ", "ValueError, always: ", 1))
+    changed = sync.wanted(topic, tmp_path)
+    assert sync.out_of_step(changed) == [copy.solution, copy.exercise]
+    assert sync.write(changed) == [copy.solution, copy.exercise]
+    assert sync.out_of_step(changed) == []
