@@ -107,7 +107,9 @@ def kernel(start: Start, folder: Path, library: str, limits: Limits) -> Iterator
         KernelTrouble: if it does not come up.
         SandboxUnavailable: if what comes up is not in the sandbox that was asked for.
     """
-    manager = KernelManager(kernel_spec_manager=_OneKernel(_spec(start.provisioner, start.config)))
+    # Not ports: a free one may be taken before this kernel listens. A sandbox has sockets of its own.
+    place = {"transport": "ipc", "ip": f"{library}/k"}
+    manager = KernelManager(kernel_spec_manager=_OneKernel(_spec(start.provisioner, start.config)), **place)
     try:
         client = _connect(manager, start, folder, library, limits)
         try:

@@ -4,12 +4,16 @@ MyST-NB takes results from jupyter-cache, which looks at a chapter's cells alone
 that it imports and on the studies that it plots. Their state is kept with each result; where it has changed, the
 chapter, and no other, is read and run again. What fails here is left out of the cache: MyST-NB then runs it again in
 its turn, and stops the build with the chapter's own traceback.
+
+Kernels are reached by sockets in a folder of their own: a free port found for one of several kernels that start at the
+same time may be taken by another before it listens.
 """
 
 import hashlib
 import io
 import os
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -23,6 +27,7 @@ from myst_nb.core.read import create_nb_reader
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from sphinx.util import logging
+from traitlets.config import Config
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[3]
@@ -105,14 +110,16 @@ class Run(NamedTuple):
 def run(path: Path, notebook, timeout: int) -> Run:
     """Execute a notebook in place, and watch the memory of its kernel."""
     place = {"metadata": {"path": str(path.parent)}}
-    # Times within the notebook would make it another one to the cache.
-    client = NotebookClient(notebook, timeout=timeout, resources=place, record_timing=False)
     peaks, error, start = [], None, time.perf_counter()
-    client.on_cell_executed = lambda **about: peaks.append(peak(client.km.provisioner.pid))
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError) as raised:
-        error = raised
+    with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+        reach = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})
+        # Times within the notebook would make it another one to the cache.
+        client = NotebookClient(notebook, timeout=timeout, resources=place, record_timing=False, config=reach)
+        client.on_cell_executed = lambda **about: peaks.append(peak(client.km.provisioner.pid))
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, RuntimeError) as raised:  # the last: no kernel came up
+            error = raised
     return Run(time.perf_counter() - start, max(filter(None, peaks), default=None), error)
 
 
