@@ -6,12 +6,11 @@ backward and Adam on a tied 784-256 sigmoid autoencoder, batch 128, float32.
     python benchmarks/contractive_autoencoders_speed.py
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from study import Study
+from study import Study, medians_in_turn, relative_to
 from torch import Tensor
 
 from course_lib.contractive_autoencoders import (
@@ -43,28 +42,21 @@ def step(penalty: Penalty | None, x: Tensor) -> Callable[[], None]:
     return work
 
 
-def measured(batch: int, slow: int) -> dict[str, float]:
-    """Medians in milliseconds, and ratios; the slow versions take a turn less often."""
+def measured(batch: int) -> dict[str, float]:
+    """The plain step in milliseconds, and ratios; the whole Jacobian, which takes long, is measured less often."""
     x, draw = mnist().train.x[:batch].flatten(1), torch.Generator().manual_seed(0)
-    versions = {
+    quick = {
         "plain": step(None, x),
         "closed form": step(lambda model, hidden, x: contractive_penalty(hidden, model.weight), x),
         "one probe": step(lambda model, hidden, x: hutchinson_penalty(model.encode, x, 1, draw), x),
         "four probes": step(lambda model, hidden, x: hutchinson_penalty(model.encode, x, 4, draw), x),
-        "whole Jacobian": step(lambda model, hidden, x: jacobian_penalty(model.encode, x), x),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(203):
-        for name, work in versions.items():
-            if name == "whole Jacobian" and turn % slow:
-                continue
-            start = time.process_time()
-            work()
-            if turn >= 3:  # the first turns warm up
-                seconds[name].append(time.process_time() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = {name: round(value / medians["plain"], 3) for name, value in medians.items() if name != "plain"}
-    return {"plain (ms)": round(1000 * medians["plain"], 2)} | ratios
+    slow = {"plain": quick["plain"], "whole Jacobian": step(lambda m, h, x: jacobian_penalty(m.encode, x), x)}
+    ratios = [
+        relative_to("plain", medians_in_turn(versions, repeats, time.process_time))
+        for versions, repeats in ((slow, 10), (quick, 200))
+    ]
+    return ratios[0] | ratios[1]
 
 
 def main():
@@ -74,7 +66,7 @@ def main():
     study = Study(
         "contractive_autoencoders_speed", about, "MNIST, 784-256 tied sigmoid autoencoder, batch 128, float32"
     )
-    study.run("step", lambda: measured(128, slow=20))
+    study.run("step", lambda: measured(128))
 
 
 if __name__ == "__main__":

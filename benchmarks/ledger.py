@@ -8,12 +8,11 @@ A new row: a function that makes a Recipe from a strength, a line in METHODS, an
 
 import functools
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from study import Study
+from study import Study, medians_in_turn
 from torch import Tensor, nn
 
 from course_lib.augmentation import random_affine
@@ -183,13 +182,9 @@ def cost(recipe: Recipe, repeats: int = 300) -> float:
     data = task(0)
     batch = [(data.train.x[:BATCH], data.train.y[:BATCH])]
     loops = {"method": (recipe, network(0)), "plain": (Recipe(), network(0))}
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(repeats):
-        for name, (chosen, model) in loops.items():
-            start = time.perf_counter()
-            chosen.train(model, batch, data, epochs=1)
-            seconds[name].append(time.perf_counter() - start)
-    return statistics.median(seconds["method"]) / statistics.median(seconds["plain"])
+    steps = {name: functools.partial(chosen.train, model, batch, data, 1) for name, (chosen, model) in loops.items()}
+    medians = medians_in_turn(steps, repeats)
+    return medians["method"] / medians["plain"]
 
 
 def row(method: str, strength: float, seed: int) -> dict:

@@ -8,41 +8,12 @@ Penalties are timed forward, without a graph.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from study import Study
+from study import Study, medians_in_turn, relative_to
 
 from course_lib.constrained_optimization import max_norm_, project_l1, project_l2
 from course_lib.norm_penalties import elastic_net_penalty, l1_penalty, l2_penalty
-
-
-def median_seconds(versions: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """The median time of each version, all of them measured in turn."""
-
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(repeats + 3):
-        for name, work in versions.items():
-            wait()
-            start = time.perf_counter()
-            work()
-            wait()
-            if turn >= 3:  # the first turns warm up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def ratios(versions: dict[str, Callable[[], object]], reference: str, repeats: int, device: str) -> dict:
-    """Times relative to the reference, and the reference in milliseconds."""
-    medians = median_seconds(versions, repeats, device)
-    relative = {name: round(value / medians[reference], 3) for name, value in medians.items() if name != reference}
-    return {f"{reference} (ms)": round(1000 * medians[reference], 3)} | relative
 
 
 @torch.no_grad()
@@ -55,7 +26,7 @@ def penalties(repeats: int, device: str) -> dict:
         "l1_penalty": lambda: l1_penalty([theta], 0.1),
         "elastic_net_penalty": lambda: elastic_net_penalty([theta], 0.1, 0.1),
     }
-    return ratios(versions, "read once", repeats, device)
+    return relative_to("read once", medians_in_turn(versions, repeats))
 
 
 @torch.no_grad()
@@ -68,7 +39,7 @@ def projections(repeats: int, device: str, radius: float) -> dict:
         "project_l2": lambda: project_l2(x, radius),
         "max_norm_": lambda: max_norm_(x.view(1000, 1000).clone(), radius),
     }
-    return ratios(versions, "sort once", repeats, device)
+    return relative_to("sort once", medians_in_turn(versions, repeats))
 
 
 def main():

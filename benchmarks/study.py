@@ -1,8 +1,9 @@
-"""What studies share: images on the device that is here, and runs that are kept with what is needed to repeat them."""
+"""What studies share: images on the device that is here, fair timing, runs kept with what is needed to repeat them."""
 
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -38,6 +39,32 @@ def on_device(data: ImageData) -> tuple[Split, Split]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, test = (Split(part.x.to(device), part.y.to(device)) for part in (data.train, data.test))
     return train, test
+
+
+def medians_in_turn(
+    versions: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """The median seconds of each version; they take turns, so that a slow moment of the machine meets all of them."""
+
+    def now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return clock()
+
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    for turn in range(repeats + 3):
+        for name, work in versions.items():
+            start = now()
+            work()
+            if turn >= 3:  # the first turns warm up
+                seconds[name].append(now() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def relative_to(reference: str, medians: dict[str, float]) -> dict[str, float]:
+    """The reference's median in milliseconds, and how many times as long each other version takes."""
+    times = {name: round(value / medians[reference], 3) for name, value in medians.items() if name != reference}
+    return {f"{reference} (ms)": round(1000 * medians[reference], 3)} | times
 
 
 class Study:

@@ -6,12 +6,10 @@ counted for our algorithm as it runs: a multiplication and an addition each coun
     python benchmarks/tangent_distance_speed.py
 """
 
-import statistics
 import time
-from collections.abc import Callable
 
 import torch
-from study import Study
+from study import Study, medians_in_turn
 from torch import Tensor
 
 from course_lib.data import mnist
@@ -48,13 +46,6 @@ def flops(n: int, m: int, pixels: int, k: int) -> float:
     return n * m * (products + rows) + (n + m) * basis
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Processor time of one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def measured(n: int, m: int) -> dict:
     """All competitors in turn."""
     images = mnist().train.x[: n + m]
@@ -71,12 +62,9 @@ def measured(n: int, m: int) -> dict:
         "batched lstsq": (lambda: by_batch(*few), 480),
         "sgemm": (lambda: a @ b, 2 * 1024 * 784 * 2048),
     }
-    times = {name: [] for name in rivals}
-    for _ in range(REPEATS):
-        for name, (work, _) in rivals.items():
-            times[name].append(seconds(work))
-    rate = {name: count / statistics.median(times[name]) for name, (_, count) in rivals.items()}
-    achieved = flops(n, m, 784, 7) / statistics.median(times["ours"])
+    times = medians_in_turn({name: work for name, (work, _) in rivals.items()}, REPEATS, time.process_time)
+    rate = {name: count / times[name] for name, (_, count) in rivals.items()}
+    achieved = flops(n, m, 784, 7) / times["ours"]
     return {
         "pairs/s": {name: round(rate[name]) for name in rivals if name != "sgemm"},
         "times a loop": round(rate["ours"] / rate["loop of lstsq"], 1),

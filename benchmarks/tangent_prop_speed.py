@@ -10,13 +10,11 @@ The gradient error is that of the penalty's gradient with respect to all paramet
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from study import Study
+from study import Study, medians_in_turn, relative_to
 from torch import Tensor, nn
 
 from course_lib.data import mnist
@@ -89,27 +87,6 @@ def steps(model: nn.Module, x: Tensor, y: Tensor, tangents: Tensor) -> dict[str,
     return made
 
 
-def median_ratios(versions: dict[str, Callable[[], None]], repeats: int, device: str) -> dict[str, float]:
-    """The versions in turn; ratios of medians to the plain step, and the plain step in milliseconds."""
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(repeats + 3):
-        for name, work in versions.items():
-            wait()
-            start = time.perf_counter()
-            work()
-            wait()
-            if turn >= 3:  # the first turns warm up
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = {name: round(value / medians["plain"], 2) for name, value in medians.items() if name != "plain"}
-    return {"plain (ms)": round(1000 * medians["plain"], 3)} | ratios
-
-
 def gradient_errors(model: nn.Module, x: Tensor, tangents: Tensor) -> dict[str, float]:
     """The relative error of each way's gradient, in float32 and float64, against double backprop in float64."""
 
@@ -146,7 +123,10 @@ def main():
         torch.manual_seed(0)
         model = make().to(chosen.device)
         versions = steps(model, x, y, tangents)
-        study.run(f"{chosen.device}, {name}, step", lambda v=versions: median_ratios(v, chosen.repeats, chosen.device))
+        study.run(
+            f"{chosen.device}, {name}, step",
+            lambda v=versions: relative_to("plain", medians_in_turn(v, chosen.repeats)),
+        )
         study.run(f"{chosen.device}, {name}, gradient error", lambda m=model: gradient_errors(m, x, tangents))
 
 

@@ -6,12 +6,9 @@ results are compared before anything is timed. With CUDA there, the same on the 
     python benchmarks/warp_speed.py
 """
 
-import statistics
-import time
-
 import torch
 from kornia.geometry.transform import warp_affine
-from study import Study
+from study import Study, medians_in_turn
 from torch import Tensor
 
 from course_lib.augmentation import affine_matrices, affine_warp
@@ -39,15 +36,7 @@ def ratio(size: tuple[int, ...], device: str) -> dict[str, float]:
         "kornia": lambda: warp_affine(images, theirs, size[2:]),
     }
     torch.testing.assert_close(versions["ours"](), versions["kornia"](), rtol=1e-3, atol=1e-4)
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for _ in range(REPEATS):
-        for name, warp in versions.items():
-            start = time.perf_counter()
-            warp()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: 1e3 * statistics.median(times[REPEATS // 10 :]) for name, times in seconds.items()}
+    median = {name: 1e3 * seconds for name, seconds in medians_in_turn(versions, REPEATS).items()}
     return {name: round(value, 4) for name, value in (median | {"ratio": median["ours"] / median["kornia"]}).items()}
 
 
