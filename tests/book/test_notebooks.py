@@ -107,7 +107,8 @@ def test_the_install_cell_does_nothing_where_the_library_is_there(monkeypatch):
 def test_the_install_cell_makes_the_library_importable_in_an_empty_environment(tmp_path):
     """From a wheel of this tree, so that no network is needed; its dependencies are left out for the same reason."""
     tree, empty = tmp_path / "tree", tmp_path / "empty"
-    shutil.copytree(ROOT / "course_lib", tree / "course_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("course_lib", "benchmarks/results"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, tree]
