@@ -453,14 +453,24 @@ def digest(text: str) -> str:
 def rich_text(text: str) -> str:
     r"""Escape a text for HTML, marking ``$...$`` so that the book sets it as mathematics when it is built.
 
-    In a notebook the front end's own MathJax sets it. Write a literal dollar sign as ``\$``.
+    In a notebook the front end's own MathJax sets it. Write a literal dollar sign as ``\$``. A number like 1.2e-07 is
+    set as a power of ten that no line break parts.
     """
     parts = re.split(r"(?<!\\)\$(.+?)(?<!\\)\$", str(text), flags=re.S)
     out = []
     for i, part in enumerate(parts):
         safe = html.escape(part if i % 2 else part.replace("\\$", "$"), quote=False)
-        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else safe)
+        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else _SCIENTIFIC.sub(_power, safe))
     return "".join(out)
+
+
+_SCIENTIFIC = re.compile(r"\b(\d+(?:\.\d+)?)e([+-])0*(\d+)\b")
+
+
+def _power(number: re.Match) -> str:
+    mantissa, sign, exponent = number.groups()
+    times = "" if mantissa == "1" else f"{mantissa} · "
+    return f'<span style="white-space:nowrap">{times}10<sup>{"−" if sign == "-" else ""}{exponent}</sup></span>'
 
 
 def attribute(text: str) -> str:
