@@ -70,15 +70,6 @@ def edited(source, *changes):
     return scope[source.split("def ")[-1].split("(")[0]]
 
 
-def hessian_in_a_random_direction(encoder, x, sigma, corruptions, generator):
-    """What the penalty tends to for small σ: right for a quadratic encoder, and only there."""
-    total = 0
-    for _ in range(corruptions):
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        total = total + torch.func.jvp(lambda x: jacobian_by_forward_mode(encoder, x), (x,), (noise,))[1].square().sum()
-    return total / corruptions / len(x)
-
-
 # What students write by mistake: each must lose points.
 MUTANTS = {
     "contractive_penalty": {
@@ -226,7 +217,13 @@ MUTANTS = {
             "sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)",
             "sigma * 12**0.5 * (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5)",
         ),
-        "the second derivatives at x": hessian_in_a_random_direction,
+        "the second derivatives at x": edited(  # what the penalty tends to for small σ
+            HESSIAN,
+            "there = jacobian(encoder, x + noise)",
+            "there = jacobian(encoder, x + noise / 100)",
+            "(there - here)",
+            "100 * (there - here)",
+        ),
         "a step to either side": edited(
             HESSIAN,
             "there = jacobian(encoder, x + noise)",
