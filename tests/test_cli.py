@@ -80,13 +80,17 @@ def test_check_grader_notices_a_surviving_mutant(copy):
 
 
 def test_a_new_topic_is_green_from_its_first_minute(copy):
-    made = course("new", "weight_noise", "--title", "Weight noise", folder=copy)
+    made = course("new", "equivariant_attention", "--title", "Equivariant attention", folder=copy)
     assert made.returncode == 0, made.stdout + made.stderr
-    assert topics(copy)[-1] == "weight_noise"
-    assert course("sync", "--check", "weight_noise", folder=copy).returncode == 0
-    trial = course("check-grader", "weight_noise", folder=copy)
+    assert topics(copy)[-1] == "equivariant_attention"
+    assert course("sync", "--check", "equivariant_attention", folder=copy).returncode == 0
+    trial = course("check-grader", "equivariant_attention", folder=copy)
     assert trial.returncode == 0, trial.stdout
-    tests = ["tests/test_weight_noise.py", "course_lib/weight_noise.py", "tests/test_layout.py"]
+    for lint in (["check"], ["format", "--check"]):
+        command = ["ruff", *lint, "--no-cache", "--config", str(COURSE / "pyproject.toml"), "."]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    tests = ["tests/test_equivariant_attention.py", "course_lib/equivariant_attention.py", "tests/test_layout.py"]
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     environment = os.environ | {"PYTHONPATH": str(copy)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
