@@ -469,6 +469,8 @@ _SCIENTIFIC = re.compile(r"\b(\d+(?:\.\d+)?)e([+-])0*(\d+)\b")
 
 def _power(number: re.Match) -> str:
     mantissa, sign, exponent = number.groups()
+    if exponent == "0":
+        return mantissa
     times = "" if mantissa == "1" else f"{mantissa} · "
     return f'<span style="white-space:nowrap">{times}10<sup>{"−" if sign == "-" else ""}{exponent}</sup></span>'
 

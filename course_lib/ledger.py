@@ -22,8 +22,12 @@ ROWS = {
     "small start": "underconstrained_problems",
     "early stopping": "early_stopping",
     "augmentation": "augmentation",
+    "convolution": "parameter_sharing",
     "tangent prop": "tangent_prop",
     "manifold tangent classifier": "manifold_tangents",
+    "group average": "groups",
+    "group convolution (C4)": "group_convolution",
+    "steerable (SO(2))": "steerable_cnns",
 }
 ANGLES = (-40, -30, -20, -10, 10, 20, 30, 40)  # degrees
 SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0))  # pixels

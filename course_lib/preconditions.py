@@ -164,6 +164,27 @@ def require_positive_integer(**numbers: int) -> None:
             _refuse(f"{name} must be a positive integer", "1, 2, 3, ...", repr(number), "Counting starts at 1.")
 
 
+def require_odd(**numbers: int) -> None:
+    """Refuse a side that has no middle.
+
+    Args:
+        **numbers: the sides, by the names they have in the caller's signature.
+
+    Raises:
+        ValueError: not a positive integer, or an even one.
+
+    >>> require_odd(rows=4)
+    Traceback (most recent call last):
+    ...
+    ValueError: rows must be odd: wanted 1, 3, 5, ..., got 4. An even side has no entry in the middle.
+    """
+    require_positive_integer(**numbers)
+    for name, number in numbers.items():
+        if number % 2 == 0:
+            fix = "An even side has no entry in the middle."
+            _refuse(f"{name} must be odd", "1, 3, 5, ...", repr(number), fix)
+
+
 def require_nonempty(**collections: object) -> None:
     """Refuse a batch, or another collection, without anything in it.
 

@@ -255,6 +255,7 @@ def test_table_refuses_what_does_not_fit(rows, options, problem):
             "2.5e+10, $1e-7$",
             '<span style="white-space:nowrap">2.5 · 10<sup>10</sup></span>, <span class="course-math">$1e-7$</span>',
         ),
+        ("1.2e+00", "1.2"),
         ("0x1e-07 and e-07", "0x1e-07 and e-07"),
     ],
 )
