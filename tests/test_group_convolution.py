@@ -528,10 +528,10 @@ def convolution_with_the_pose_outside(x, weight, group, stride=1, padding=0):
 # Right by another way: each must keep every point.
 ALTERNATIVES = {
     "transform_filters": {
-        "one gather": bank_by_gather,
-        "a linear map": bank_by_a_linear_map,
         "points looked up": bank_by_points,
+        "a linear map": bank_by_a_linear_map,
         "loop": edited(LIFTED_BANK),
+        "one gather": bank_by_gather,
     },
     "lifting_convolution": {
         "by the bank": lifting_by_turning_the_image,
@@ -539,10 +539,10 @@ ALTERNATIVES = {
         "loop": edited(LIFTING),
     },
     "group_filters": {
-        "one gather": full_bank_by_gather,
         "scattered": full_bank_by_scattering,
         "regular representation": full_bank_by_matrices,
         "two loops": edited(BANK),
+        "one gather": full_bank_by_gather,
     },
     "group_convolution": {
         "pairs of elements": convolution_by_pairs,
