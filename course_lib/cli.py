@@ -40,6 +40,14 @@ def _chosen(names: list[str] | None) -> list[str]:
     return names or known
 
 
+def _wanted(chosen: list[str]) -> dict[str, dict[Path, str]]:
+    """The notebooks of each topic as they should be."""
+    with console.status(
+        f"nbgrader derives {', '.join(chosen)}" if len(chosen) < 4 else "nbgrader derives all notebooks"
+    ):
+        return notebooks.wanted(chosen)
+
+
 @app.command()
 def sync(
     names: SomeTopics = None,
@@ -52,8 +60,7 @@ def sync(
     Exit status: 0 all in step (now), 1 some notebook was out of step and --check forbade mending it, 2 wrong usage.
     """
     stale = []
-    for topic in track(_chosen(names), "in step?", console=console, transient=True):
-        wanted = notebooks.wanted(topic)
+    for wanted in _wanted(_chosen(names)).values():
         stale += notebooks.out_of_step(wanted) if check else notebooks.write(wanted)
     for path in stale:
         console.print(f"{'out of step' if check else 'rewritten'}: {path.relative_to(course_dir())}")
@@ -68,10 +75,12 @@ def release(names: SomeTopics = None):
 
     Exit status: 0 released, 1 nbgrader refused the source, 2 wrong usage.
     """
-    for topic in track(_chosen(names), "releasing", console=console, transient=True):
-        changed = notebooks.write(notebooks.wanted(topic))
-        if changed or not _in_gradebook(topic):
-            notebooks.run_nbgrader("generate_assignment", topic, "--force", "--create", folder=course_dir())
+    wanted = _wanted(_chosen(names))
+    stale = [topic for topic, texts in wanted.items() if notebooks.write(texts) or not _in_gradebook(topic)]
+    if stale:
+        with console.status("nbgrader enters the assignments in the gradebook"):
+            notebooks.generate(stale, course_dir())
+    for topic in wanted:
         console.print(f"released: {topic_files(topic).exercise.relative_to(course_dir())}")
 
 
@@ -100,7 +109,7 @@ def new(
     except ValueError as problem:
         console.print(f"[red]{problem}[/]")
         raise typer.Exit(2) from problem
-    for path in [*written, *notebooks.write(notebooks.wanted(topic))]:
+    for path in [*written, *notebooks.write(notebooks.wanted([topic])[topic])]:
         console.print(f"written: {path.relative_to(course_dir())}")
 
 
@@ -277,13 +286,12 @@ def check_grader(names: SomeTopics = None):
 
     Exit status: 0 all as wanted, 1 a wrong version passed or a right one was refused, 2 wrong usage.
     """
-    from course_lib.grading.kill_table import kill_table
+    from course_lib.grading.kill_table import kill_tables
 
-    astray = 0
-    for topic in _chosen(names):
+    astray, chosen = 0, _chosen(names)
+    for topic, verdicts in track(kill_tables(chosen), "on trial", len(chosen), console=errors, transient=True):
         columns = ("task", "kind", "version", "verdict", "by", "reason")
         table = Table(*(Column(name, overflow="fold") for name in columns), title=topic)
-        verdicts = kill_table(topic)
         for v in verdicts:
             colour = "green" if v.as_wanted else "red"
             table.add_row(

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -93,77 +94,78 @@ def fill(topic: str, course: Path | None = None) -> str:
     return _settled(notebook)
 
 
-def release(topic: str, course: Path | None = None) -> str:
-    """The students' notebook of a topic, as ``nbgrader generate_assignment`` derives it from the filled source.
+def release(names: Iterable[str], course: Path | None = None) -> dict[str, str]:
+    """The students' notebooks of topics, as ``nbgrader generate_assignment`` derives them from the filled sources.
 
     nbgrader works in a temporary course, so that nothing is changed here and no gradebook is needed. What it made of
     a source is remembered in ``.cache``, by the content of the source and the configuration.
 
     Args:
-        topic: the topic's name.
+        names: the topics.
         course: the course's folder; found from the current folder if None.
 
     Returns:
-        The notebook's JSON text, the same bytes each time.
+        The notebooks' JSON texts by topic, the same bytes each time.
 
     Raises:
-        RuntimeError: nbgrader refused the source; its log is in the message.
+        RuntimeError: nbgrader refused a source; its log is in the message.
     """
     course = course or course_dir()
-    source, configuration = fill(topic, course), (course / "nbgrader_config.py").read_text(encoding="utf-8")
-    key = hashlib.sha256("\n".join([version("nbgrader"), configuration, source]).encode()).hexdigest()[:16]
-    remembered = course / ".cache" / "released" / f"{topic}-{key}.ipynb"
-    if not remembered.is_file():
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        beside = remembered.with_suffix(f".{os.getpid()}")
-        beside.write_text(derive(topic, source, configuration), encoding="utf-8")
-        os.replace(beside, remembered)
-    return remembered.read_text(encoding="utf-8")
+    configuration = (course / "nbgrader_config.py").read_text(encoding="utf-8")
+    sources = {topic: fill(topic, course) for topic in names}
+    remembered = {}
+    for topic, source in sources.items():
+        key = hashlib.sha256("\n".join([version("nbgrader"), configuration, source]).encode()).hexdigest()[:16]
+        remembered[topic] = course / ".cache" / "released" / f"{topic}-{key}.ipynb"
+    missing = {topic: sources[topic] for topic, path in remembered.items() if not path.is_file()}
+    for topic, text in derive(missing, configuration).items() if missing else ():
+        remembered[topic].parent.mkdir(parents=True, exist_ok=True)
+        beside = remembered[topic].with_suffix(f".{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, remembered[topic])
+    return {topic: path.read_text(encoding="utf-8") for topic, path in remembered.items()}
 
 
-def derive(topic: str, source: str, configuration: str) -> str:
-    """Run ``nbgrader generate_assignment`` on a source notebook, in a temporary course.
+def derive(sources: dict[str, str], configuration: str) -> dict[str, str]:
+    """Let nbgrader generate assignments from source notebooks, in a temporary course.
 
     Args:
-        topic: the topic's name.
-        source: the source notebook's JSON text.
+        sources: the source notebooks' JSON texts by topic.
         configuration: the text of ``nbgrader_config.py``.
 
     Returns:
-        The released notebook's JSON text, ids set, no outputs.
+        The released notebooks' JSON texts by topic, ids set, no outputs.
 
     Raises:
-        RuntimeError: nbgrader refused the source; its log is in the message.
+        RuntimeError: nbgrader refused a source; its log is in the message.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "solutions", topic, f"{topic}.ipynb")
-        path.parent.mkdir(parents=True)
-        path.write_text(source, encoding="utf-8")
+        for topic, source in sources.items():
+            path = Path(scratch, "solutions", topic, f"{topic}.ipynb")
+            path.parent.mkdir(parents=True)
+            path.write_text(source, encoding="utf-8")
         Path(scratch, "nbgrader_config.py").write_text(configuration, encoding="utf-8")
-        run_nbgrader("generate_assignment", topic, folder=Path(scratch))
-        return _settled(nbformat.read(Path(scratch, "exercises", topic, f"{topic}.ipynb"), as_version=4))
+        generate(sources, Path(scratch))
+        made = {topic: Path(scratch, "exercises", topic, f"{topic}.ipynb") for topic in sources}
+        return {topic: _settled(nbformat.read(path, as_version=4)) for topic, path in made.items()}
 
 
-def run_nbgrader(*arguments: str, folder: Path) -> str:
-    """Run nbgrader in a folder, with this environment's programs first on PATH (it calls ``alembic`` by name).
+def generate(names: Iterable[str], folder: Path) -> None:
+    """Run nbgrader's ``generate_assignment`` on topics, with this environment's programs first on PATH.
 
     Args:
-        *arguments: the words after ``nbgrader``.
-        folder: the folder to run in; it holds ``nbgrader_config.py``.
-
-    Returns:
-        What nbgrader logged.
+        names: the topics.
+        folder: the course to work in; it holds ``nbgrader_config.py``.
 
     Raises:
-        RuntimeError: nbgrader ended with an error; its log is in the message.
+        RuntimeError: nbgrader refused a source; its log is in the message.
     """
-    programs = str(Path(sys.executable).parent)
+    programs = str(Path(sys.executable).parent)  # nbgrader calls alembic by name
     environment = os.environ | {"PATH": os.pathsep.join([programs, os.environ.get("PATH", "")])}
-    command = [sys.executable, "-m", "nbgrader", *arguments]
+    command = [sys.executable, "-m", "course_lib.grading.generate", *names]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"nbgrader {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
-    return done.stderr
+        raise RuntimeError(f"nbgrader ended with status {done.returncode}:\n{done.stderr}")
 
 
 def _settled(notebook: NotebookNode) -> str:
@@ -181,18 +183,21 @@ def _settled(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def wanted(topic: str, course: Path | None = None) -> dict[Path, str]:
-    """The two notebooks of a topic as the library says they should be.
+def wanted(names: Iterable[str], course: Path | None = None) -> dict[str, dict[Path, str]]:
+    """The two notebooks of each topic as the library says they should be.
 
     Args:
-        topic: the topic's name.
+        names: the topics.
         course: the course's folder; found from the current folder if None.
 
     Returns:
-        The text of the source notebook and of the released one, by path.
+        For each topic the text of the source notebook and of the released one, by path.
     """
-    files = topic_files(topic, course)
-    return {files.solution: fill(topic, course), files.exercise: release(topic, course)}
+    files = {topic: topic_files(topic, course) for topic in names}
+    return {
+        topic: {files[topic].solution: fill(topic, course), files[topic].exercise: text}
+        for topic, text in release(files, course).items()
+    }
 
 
 def out_of_step(notebooks: dict[Path, str]) -> list[Path]:

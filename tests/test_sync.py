@@ -9,6 +9,7 @@ from course_lib import sync
 from course_lib.layout import course_dir, topic_files, topics
 
 COURSE = course_dir()
+pytestmark = pytest.mark.xdist_group("sync")
 
 MODULE = '''
 @decorated
@@ -43,20 +44,24 @@ def test_a_cell_without_a_function_is_refused(name, message):
         sync.solution_cell(MODULE, name)
 
 
-@pytest.fixture(scope="module", params=topics(COURSE))
-def released(request):
-    return request.param, sync.wanted(request.param, COURSE)
+@pytest.fixture(scope="module")
+def everything():
+    return sync.wanted(topics(COURSE), COURSE)
+
+
+@pytest.fixture(params=topics(COURSE))
+def released(request, everything):
+    return request.param, everything[request.param]
 
 
 def test_notebooks_are_in_step(released):
     assert sync.out_of_step(released[1]) == []
 
 
-def test_the_release_is_the_same_bytes_again(released):
-    topic, notebooks = released
+def test_the_release_is_the_same_bytes_again(everything):
     configuration = (COURSE / "nbgrader_config.py").read_text()
-    again = sync.derive(topic, sync.fill(topic, COURSE), configuration)  # past the memory in .cache
-    assert notebooks[topic_files(topic, COURSE).exercise] == again
+    again = sync.derive({topic: sync.fill(topic, COURSE) for topic in everything}, configuration)  # past .cache
+    assert again == {topic: everything[topic][topic_files(topic, COURSE).exercise] for topic in everything}
 
 
 def test_the_release_holds_no_answer(released):
@@ -78,6 +83,13 @@ def test_every_task_has_its_cells(released):
         assert hints >= 2 and title.startswith("# ") and cells[f"test_{task}"].metadata.nbgrader.points > 0
 
 
+def test_what_nbgrader_refuses_is_said():
+    notebook = nbformat.reads(sync.fill(topics(COURSE)[0], COURSE), as_version=4)
+    del next(cell for cell in notebook.cells if sync.grading_metadata(cell)).metadata.nbgrader["locked"]
+    with pytest.raises(RuntimeError, match="nbgrader refused odd(.|\n)*'locked' is a required property"):
+        sync.derive({"odd": nbformat.writes(notebook)}, (COURSE / "nbgrader_config.py").read_text())
+
+
 def test_a_changed_library_is_noticed(tmp_path):
     topic = topics(COURSE)[0]
     files, copy = topic_files(topic, COURSE), topic_files(topic, tmp_path)
@@ -85,12 +97,12 @@ def test_a_changed_library_is_noticed(tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
     (tmp_path / "nbgrader_config.py").write_bytes((COURSE / "nbgrader_config.py").read_bytes())
-    assert sync.out_of_step(sync.wanted(topic, tmp_path)) == []
+    assert sync.out_of_step(sync.wanted([topic], tmp_path)[topic]) == []
     task = sync.exercised(topic, COURSE)[0]
     text = copy.module.read_text()
     assert f"def {task}(" in text
     copy.module.write_text(text.replace("ValueError: ", "ValueError, always: ", 1))
-    changed = sync.wanted(topic, tmp_path)
+    changed = sync.wanted([topic], tmp_path)[topic]
     assert sync.out_of_step(changed) == [copy.solution, copy.exercise]
     assert sync.write(changed) == [copy.solution, copy.exercise]
     assert sync.out_of_step(changed) == []

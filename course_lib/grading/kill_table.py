@@ -7,9 +7,11 @@ points, right ones by another algorithm (``ALTERNATIVES``) must keep them, and t
 import contextlib
 import importlib
 import inspect
+import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,19 +50,43 @@ def kill_table(topic: str, course: Path | None = None) -> list[Verdict]:
         One verdict a version, in the order of the tasks: library, stub, mutants, alternatives.
     """
     course = course or course_dir()
+    return [verdict for task in exercised(topic, course) for verdict in _trials(topic, task, course)]
+
+
+def kill_tables(topics: Iterable[str], course: Path | None = None) -> Iterator[tuple[str, list[Verdict]]]:
+    """The kill tables of several topics, made side by side on all processors.
+
+    Args:
+        topics: the topics' names.
+        course: the course's folder; found from the current folder if None.
+
+    Yields:
+        A topic and its kill table, in the order given, as soon as it is there.
+    """
+    course = course or course_dir()
+    context = multiprocessing.get_context("spawn")  # a notebook's threads must not be forked
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        trials = {
+            topic: [pool.submit(_trials, topic, task, course) for task in exercised(topic, course)] for topic in topics
+        }
+        for topic, tasks in trials.items():
+            yield topic, [verdict for task in tasks for verdict in task.result()]
+
+
+def _trials(topic: str, task: str, course: Path) -> list[Verdict]:
+    """All versions of one task."""
     with _tests_importable(course):
         tests = importlib.import_module(f"test_{topic}")
-        library = importlib.import_module(f"course_lib.{topic}")
+        library = getattr(importlib.import_module(f"course_lib.{topic}"), task)
         cells = _sources(topic_files(topic, course).solution)
-        stubs = _sources(topic_files(topic, course).exercise)
+        stub = _sources(topic_files(topic, course).exercise)[task]
         return [
             Verdict(task, kind, version, *_try(cells, task, implementation))
-            for task in exercised(topic, course)
             for kind, versions in {
-                "library": {"course_lib": lambda space, task=task: getattr(library, task)},
-                "stub": {"as released": lambda space, task=task: _defined(stubs[task], task, space)},
-                "mutant": _positional(tests.MUTANTS.get(task, {}), getattr(library, task)),
-                "alternative": _positional(tests.ALTERNATIVES.get(task, {}), getattr(library, task)),
+                "library": {"course_lib": lambda space: library},
+                "stub": {"as released": lambda space: _defined(stub, task, space)},
+                "mutant": _positional(tests.MUTANTS.get(task, {}), library),
+                "alternative": _positional(tests.ALTERNATIVES.get(task, {}), library),
             }.items()
             for version, implementation in versions.items()
         ]
