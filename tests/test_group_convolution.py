@@ -894,6 +894,18 @@ def test_export():
     torch.testing.assert_close(torch.export.export(layer, (maps,)).module()(maps), layer(maps))
 
 
+@pytest.mark.parametrize("group", [cyclic(4), dihedral(4), cyclic(8)], ids=lambda group: group.name)
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own exporter, at a function of its own
+def test_onnx_gives_the_same_scores_in_a_runtime_without_torch(group, tmp_path):
+    import onnxruntime  # here, for the page of the kill table imports this module too
+
+    network, x = small_network(group), torch.randn(2, 1, 8, 8)
+    torch.onnx.export(network, (x,), dynamo=True, verbose=False).save(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.tensor(scores), network(x))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compile_in_one_graph():
     network, x = small_network(), torch.randn(2, 1, 8, 8)
