@@ -87,7 +87,7 @@ def test_the_package_reexports_nothing():
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_checks_do_not_import_what_they_check(topic):
-    assert set(imports(topic_files(topic, COURSE).checks)) == set()
+    assert set(imports(topic_files(topic, COURSE).checks)) <= {"grading"}, "of the library only how verdicts are worded"
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -4,21 +4,16 @@
 from what it derives itself. The grader runs the first inside the student's kernel and the second outside it.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
+from course_lib.grading import verdicts
+
 SHAPES = [(9,), (4, 3), (2, 3, 5), (1,), ()]
-TOLERANCE = {np.dtype("float64"): 1e-10, np.dtype("float32"): 2e-5}  # relative to the largest entry that came in
-
-
-def close(got, wanted, what, scale=1.0, tolerance=None):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    tolerance = tolerance or TOLERANCE[got.dtype]
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, scale)
-    assert not wrong.any(), f"{what} is off in {got.dtype}, in {wrong.sum()} of {wrong.size} entries"
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5}  # relative to the largest entry that came in
+close = partial(verdicts.close, exact=TOLERANCE["float64"], rough=TOLERANCE["float32"])
 
 
 # --- projections: the nearest point of a ball --------------------------------------------------------------------
@@ -68,7 +63,7 @@ def verify_projection(arrays, seed, size, verify_outside):
             assert kept, "x itself was changed: return a new tensor instead"
             exact, largest = x.astype("float64"), np.abs(x).max()
             if size(exact) <= radius:
-                close(z, x, f"{what} (it should not move)", largest)
+                close(z, x, f"{what} (it should not move)", dtype)
             else:
                 verify_outside(z, exact, radius, what, largest)
 
@@ -83,9 +78,9 @@ def probe_project_l2(implementation, seed):
 
 def verify_project_l2(arrays, seed):
     def outside(z, x, radius, what, largest):
-        scale = max(1.0, np.sqrt(x.size)) * radius
-        close(np.asarray(length(z)).astype(z.dtype), radius, f"the norm of {what}", scale)
-        close(z, radius / length(x) * x, what, radius)
+        scale = max(1.0, np.sqrt(x.size) * radius)
+        close(length(z), radius, f"the norm of {what}", z.dtype, floor=scale)
+        close(z, radius / length(x) * x, what, z.dtype, floor=max(1.0, radius))
 
     verify_projection(arrays, seed, length, outside)
 
@@ -103,7 +98,7 @@ def verify_project_l1(arrays, seed):
 
     def outside(z, x, radius, what, largest):
         dtype = z.dtype
-        z, tolerance = z.astype("float64"), TOLERANCE[dtype] * max(1.0, largest)
+        z, tolerance = z.astype("float64"), TOLERANCE[dtype.name] * max(1.0, largest)
         assert np.all(np.isfinite(z)), f"{what} is NaN or infinite"
         missed = abs(taxicab(z) - radius)
         assert missed <= tolerance * x.size, f"{what} does not lie on the sphere: its absolute entries do not sum to r"
@@ -163,11 +158,11 @@ def verify_max_norm_(arrays, seed):
                 norm = length(old.astype("float64"))
                 if norm <= bound:
                     what = f"unit {unit} of {name}, which lies inside its ball and should stay as it is,"
-                    close(new, old, what, bound)
+                    close(new, old, what, dtype, floor=max(1.0, bound))
                 else:
                     wanted = old.astype("float64") * (bound / norm)
                     what = f"unit {unit} of {name}, which lies outside its ball,"
-                    close(new, wanted, what, bound)
+                    close(new, wanted, what, dtype, floor=max(1.0, bound))
             assert same, "the tensor that came in should be returned, the same object"
 
 
@@ -217,13 +212,8 @@ def verify_ridge_radius(arrays, seed):
             radius = arrays[f"radius {dtype} {index}"]
             assert radius.dtype == dtype, f"{dtype} in gave {radius.dtype} out"
             wanted = norm_by_solving(seed, eigenvalues, moment, strength)
-            close(
-                radius / wanted,
-                radius * 0 + 1,
-                f"the radius for strength {strength:.3g}",
-                1,
-                10 * TOLERANCE[radius.dtype],
-            )
+            what, ten = f"the radius for strength {strength:.3g}", 10 * TOLERANCE[dtype]
+            close(radius / wanted, radius * 0 + 1, what, dtype, exact=ten, rough=ten)
     close(arrays["flat"], 4.0, "the radius where the Hessian is zero, b is 1 and the strength is 1/4")
 
 

@@ -4,22 +4,17 @@
 from what it derives itself: closed forms of small encoders in NumPy, central differences, and known variances.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, rough=1e-3, floor=1e-3, typed=True)
+
 DTYPES = ("float64", "float32")
 SHAPES = [(7,), (1, 3, 4), (2, 5)]  # of one input
-
-
-def close(got, wanted, what, dtype, exact=1e-9):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{dtype} in gave {what} in {got.dtype}"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else 1e-3
-    wrong = np.abs(got - wanted) > tolerance * max(np.abs(wanted).max(initial=0.0), 1e-3)
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def gradient(leaf):
@@ -363,13 +358,19 @@ def verify_participation_ratio(arrays, seed):
             ratio = energy.sum(1) ** 2 / np.maximum((energy**2).sum(1), 1e-300)
             shape = f"matrices of shape {matrices.shape}"
             found = arrays[f"ratio {dtype} {index}"]
-            close(found[:-3], ratio[:-3], f"the ratio of {shape}, beside a tiny, a huge and a zero one,", dtype, 1e-6)
-            close(found[-3], ratio[-3], "the ratio of a matrix with tiny entries", dtype, 1e-6)
-            close(found[-2], ratio[-2], "the ratio of a matrix with huge entries", dtype, 1e-6)
-            close(found, ratio, "the ratio of a matrix of zeros", dtype, 1e-6)
-            close(arrays[f"one {dtype} {index}"], ratio[:1], "the ratio in a batch of one", dtype, 1e-6)
+            close(
+                found[:-3],
+                ratio[:-3],
+                f"the ratio of {shape}, beside a tiny, a huge and a zero one,",
+                dtype,
+                exact=1e-6,
+            )
+            close(found[-3], ratio[-3], "the ratio of a matrix with tiny entries", dtype, exact=1e-6)
+            close(found[-2], ratio[-2], "the ratio of a matrix with huge entries", dtype, exact=1e-6)
+            close(found, ratio, "the ratio of a matrix of zeros", dtype, exact=1e-6)
+            close(arrays[f"one {dtype} {index}"], ratio[:1], "the ratio in a batch of one", dtype, exact=1e-6)
             j = matrices[0].astype("float64")
             total, fourth = (j**2).sum(), ((j @ j.T) ** 2).sum()
             wanted = 4 * total / fourth * j - 4 * total**2 / fourth**2 * (j @ j.T @ j)
-            close(arrays[f"gradient {dtype} {index}"][0], wanted, f"the gradient in {shape}", dtype, 1e-6)
+            close(arrays[f"gradient {dtype} {index}"][0], wanted, f"the gradient in {shape}", dtype, exact=1e-6)
             assert arrays[f"kept {dtype} {index}"], "the Jacobian was changed in place: leave it as it is"

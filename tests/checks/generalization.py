@@ -7,15 +7,7 @@ from what it derives itself. The grader runs the first inside the student's kern
 import numpy as np
 import torch
 
-
-def close(got, wanted, what, tolerance):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    wrong = ~np.isclose(got, wanted, rtol=tolerance, atol=tolerance)
-    assert not wrong.any(), f"{what} is off, in {wrong.sum()} of {wrong.size} entries"
-
+from course_lib.grading.verdicts import close
 
 # --- bias and variance: sums written out, model by model -----------------------------------------------------------
 
@@ -67,7 +59,7 @@ def verify_bias_variance(arrays, seed):
             for part in PARTS:
                 got = arrays[f"{name} {dtype} {part}"]
                 assert got.dtype == dtype, f"{dtype} predictions gave a {part} in {got.dtype}"
-                close(got, wanted[part], f"the {part} in {dtype} for {name}", tolerance)
+                close(got, wanted[part], f"the {part} in {dtype} for {name}", dtype, exact=tolerance, rough=tolerance)
 
 
 # --- k folds: a partition, shuffled evenly, and nothing else touched -----------------------------------------------
@@ -239,9 +231,7 @@ def verify_learning_curve(arrays, seed):
     firsts = [subsets["test", row, middle] for row in range(len(seeds))]
     assert not all(np.array_equal(firsts[0], one) for one in firsts), "all seeds gave the same subsets"
     assert not all(one[:middle].all() for one in firsts), "the subsets are the first examples: shuffle"
-    close(
-        arrays["again"], arrays["test"], "a second run with the same seeds (do you use torch's global generator?)", 1e-9
-    )
+    close(arrays["again"], arrays["test"], "a second run with the same seeds (do you use torch's global generator?)")
     assert arrays["generator kept"], "torch's global generator was moved: use a generator of your own"
 
 
@@ -316,4 +306,4 @@ def verify_min_norm_fit(arrays, seed):
             assert hidden < 10 * tolerance, f"strength 0, {name}, {dtype}: a fit as good has a smaller norm"
             assert arrays[f"{name} {dtype} kept"], "an argument was changed in place: return a new tensor instead"
         limit = f"strength 0, {name}: the result is not the limit of small strengths"
-        close(arrays[f"{name} near the limit"], arrays[f"{name} float64 plain"], limit, 1e-4)
+        close(arrays[f"{name} near the limit"], arrays[f"{name} float64 plain"], limit, exact=1e-4)

@@ -5,9 +5,14 @@ what it derives itself in NumPy: points of the plane moved by matrices, and conv
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, exact=1e-10, rough=1e-4, typed=True)
 
 DTYPES = ("float64", "float32")
 GROUPS = [(4, False), (4, True)]  # (turns, mirrors): in every draw
@@ -43,17 +48,6 @@ def matrices(turns, mirrors):
             turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
             found.append(turn @ np.diag([(-1.0) ** f, 1.0]))
     return np.array(found)
-
-
-def close(got, wanted, what, dtype, exact=1e-10, rough=1e-4):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{what}: {dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else rough
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def same(given, before):
@@ -160,7 +154,7 @@ def verify_bank(arrays, seed, poses, truth):
         moved = truth(direction, group)  # the bank is linear in the filters
         cotangent = np.random.default_rng([seed, index, 1]).normal(size=moved.shape)
         what = f"the gradient of the bank under {group.name}, along a direction,"
-        close((arrays[f"gradient {index}"] * direction).sum(), (cotangent * moved).sum(), what, "float64", 1e-9)
+        close((arrays[f"gradient {index}"] * direction).sum(), (cotangent * moved).sum(), what, "float64", exact=1e-9)
 
 
 def probe_transform_filters(implementation, seed):
@@ -244,7 +238,7 @@ def verify_convolution(arrays, seed, poses):
         for name, direction, change in zip(("x", "weight"), (x[1], weight[1]), moved, strict=True):
             what = f"the gradient by {name} under {group.name}, along a direction,"
             got = (arrays[f"slope by {name} {index}"] * direction).sum()
-            close(got, (cotangent * change).sum(), what, "float64", 1e-9)
+            close(got, (cotangent * change).sum(), what, "float64", exact=1e-9)
 
 
 def probe_lifting_convolution(implementation, seed):

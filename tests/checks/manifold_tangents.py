@@ -5,22 +5,17 @@ from what it derives itself: Jacobians by finite differences in NumPy, planes th
 NumPy's least squares and singular values, one image at a time.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, exact=1e-6, rough=3e-3, typed=True)
+
 DTYPES = ("float64", "float32")
 COUNTS = (4, 1)  # images
-
-
-def close(got, wanted, what, dtype, exact=1e-6, rough=3e-3):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{what}: {dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, wanted {wanted.shape}"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else rough
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def kept(given, before):
@@ -308,7 +303,14 @@ def verify_principal_angles(arrays, seed):
                     f"a right angle is off by {gap:.1g} in {dtype}: the arcsine loses it, what does not?"
                 )
             itself = arrays[f"itself {dtype} {count}"]
-            close(itself, np.zeros((count, a.shape[1])), "the angles of a plane with itself", dtype, rough, rough)
+            close(
+                itself,
+                np.zeros((count, a.shape[1])),
+                "the angles of a plane with itself",
+                dtype,
+                exact=rough,
+                rough=rough,
+            )
             assert arrays[f"kept {dtype} {count}"], "an argument was changed: leave them as they are"
 
 
@@ -374,7 +376,7 @@ def verify_mtc_loss(arrays, seed):
                 f"the loss {what} at strength 0",
                 dtype,
             )
-            close(arrays[f"loss {dtype} {count}"], objective(parameters, *rest), f"the loss {what}", dtype, 1e-7)
+            close(arrays[f"loss {dtype} {count}"], objective(parameters, *rest), f"the loss {what}", dtype, exact=1e-7)
             assert arrays[f"kept {dtype} {count}"], "an argument was changed: leave them as they are"
             random = np.random.default_rng([seed, 6])
             for layer in (0, 1):  # the derivative along a random direction of each weight matrix

@@ -4,22 +4,14 @@
 from what it derives itself. The grader runs the first inside the student's kernel and the second outside it.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
-TOLERANCE = {"float64": 1e-10, "float32": 3e-4}  # relative, with a floor of the same size
+from course_lib.grading import verdicts
 
-
-def close(got, wanted, what, dtype="float64", tolerance=None, hint=""):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    tolerance = tolerance or TOLERANCE[dtype]
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    if np.allclose(got, wanted, rtol=1e-5, atol=1e-5):
-        hint = "right to five digits only: is something made in float32 on the way, or a difference for a derivative?"
-    hint = f": {hint}" if hint else ""
-    assert np.allclose(got, wanted, rtol=tolerance, atol=tolerance), f"{what} is off in {dtype}{hint}"
+close = partial(verdicts.close, exact=1e-10)
 
 
 def name_of_error(call):
@@ -173,20 +165,19 @@ def verify_orbit_consistency(arrays, seed):
             same += len(classes) == 1
         return same / len(images)
 
+    agree = partial(close, exact=1e-6, rough=1e-6)
     order = "first ask for all of the orbit, the image itself included, then take the mean over images?"
     for name in ("float64", "float32"):
         for key in ("turns", "without identity"):
             what = f"the consistency over the quarter turns ({key})"
-            close(arrays[f"{key} {name}"], share(turns), what, name, 1e-6, order)
-        close(arrays[f"one image {name}"], share(turns, [0]), "the consistency of a single image", name, 1e-6)
-        close(arrays[f"mirror {name}"], share([x[..., ::-1]]), "the consistency under a mirror", name, 1e-6)
-        close(arrays[f"tuple {name}"], share(turns[2:]), "the consistency over two turns", name, 1e-6)
-        close(
-            arrays[f"brightness {name}"], 1.0, "the consistency of a classifier that sees brightness only", name, 1e-6
-        )
-        close(arrays[f"restless {name}"], 0.0, "the consistency of a class that changes with every element", name, 1e-6)
+            agree(arrays[f"{key} {name}"], share(turns), what, name, hint=order)
+        agree(arrays[f"one image {name}"], share(turns, [0]), "the consistency of a single image", name)
+        agree(arrays[f"mirror {name}"], share([x[..., ::-1]]), "the consistency under a mirror", name)
+        agree(arrays[f"tuple {name}"], share(turns[2:]), "the consistency over two turns", name)
+        agree(arrays[f"brightness {name}"], 1.0, "the consistency of a classifier that sees brightness only", name)
+        agree(arrays[f"restless {name}"], 0.0, "the consistency of a class that changes with every element", name)
         what = "the consistency where all transformed images agree with each other but not with the image itself"
-        close(arrays[f"all but the image {name}"], 0.0, what, name, 1e-6)
+        agree(arrays[f"all but the image {name}"], 0.0, what, name)
 
 
 # --- local equivariance error: a closed form, for rotations of the plane ------------------------------------------

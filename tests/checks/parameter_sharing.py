@@ -4,21 +4,16 @@
 what it derives itself: loops over entries, explicit averages, the null space of the constraints, and orbits by search.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, exact=1e-8, rough=1e-3, typed=True)
+
 DTYPES = ("float64", "float32")
-
-
-def close(got, wanted, what, dtype, exact=1e-8, rough=1e-3):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{what}: {dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else rough
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def pulled(answer, leaf, direction):
@@ -72,12 +67,12 @@ def verify_circulant(arrays, seed):
                 f"{what} does not commute with shifts: its diagonals are not constant"
             )
             assert np.allclose(matrix[:, 0], wanted[:, 0], atol=1e-5), f"{what}: the first column is not the kernel"
-            close(matrix, wanted, what, dtype, 1e-12, 1e-5)
+            close(matrix, wanted, what, dtype, exact=1e-12, rough=1e-5)
             assert arrays[f"kept {dtype} {index}"], "the kernel was changed in place: leave it as it is"
     kernel, size = draw_kernel(seed, "float64", 2)
     weights = np.arange(size * size).reshape(size, size) / size
     wanted = [(circular(unit, size) * weights).sum() for unit in np.eye(len(kernel))]
-    close(arrays["gradient"], wanted, "the gradient that reaches the kernel", "float64", 1e-10)
+    close(arrays["gradient"], wanted, "the gradient that reaches the kernel", "float64", exact=1e-10)
 
 
 # --- the matrix of a two-dimensional layer: a loop over every weight ------------------------------------------------
@@ -135,14 +130,16 @@ def verify_convolution_matrix(arrays, seed):
             assert matrix.shape == wanted.shape, f"{what} has shape {matrix.shape}, wanted {wanted.shape}"
             stray = (matrix != 0) & (wanted == 0)
             assert not stray.any(), f"{what} connects pixels that are too far apart, or wraps around the border"
-            close(matrix, wanted, what, dtype, 1e-12, 1e-6)
+            close(matrix, wanted, what, dtype, exact=1e-12, rough=1e-6)
             assert arrays[f"kept {dtype} {index}"], "the kernel was changed in place: leave it as it is"
     kernel, height, width = draw_layer(seed, "float64", 1)
     direction = np.cos(np.arange(layer_matrix(kernel, height, width).size))
     wanted = np.zeros(kernel.size)
     for place, unit in enumerate(np.eye(kernel.size)):
         wanted[place] = (layer_matrix(unit.reshape(kernel.shape), height, width).ravel() * direction).sum()
-    close(arrays["gradient"], wanted.reshape(kernel.shape), "the gradient that reaches the kernel", "float64", 1e-10)
+    close(
+        arrays["gradient"], wanted.reshape(kernel.shape), "the gradient that reaches the kernel", "float64", exact=1e-10
+    )
 
 
 # --- groups: closures of a few generators, on points in no particular order -----------------------------------------
@@ -279,7 +276,7 @@ def verify_tie_by_averaging(arrays, seed):
     rho_in, rho_out = draw_representations(seed, 2)
     direction = np.sin(np.arange(rho_out.shape[1] * rho_in.shape[1])).reshape(rho_out.shape[1], rho_in.shape[1])
     wanted = average(direction, rho_in.transpose(0, 2, 1), rho_out.transpose(0, 2, 1))
-    close(arrays["gradient"], wanted, "the gradient that reaches the weights", "float64", 1e-9)
+    close(arrays["gradient"], wanted, "the gradient that reaches the weights", "float64", exact=1e-9)
 
 
 # --- the dimension: the null space of all constraints ---------------------------------------------------------------

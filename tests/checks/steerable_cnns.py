@@ -5,21 +5,16 @@ complex powers, from filters evaluated along circles, and from averages over who
 entry by entry: what is asked for is that it satisfies its definition, and spans everything that does.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, rough=2e-4, typed=True)
+
 DTYPES = ("float64", "float32")
-
-
-def close(got, wanted, what, dtype, exact=1e-9, rough=2e-4):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{what}: {dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else rough
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def same(given, before):
@@ -157,8 +152,8 @@ def verify_steer(arrays, seed):
         wanted.append(gradient)
     matters = frequencies > 0  # the sine part of the frequency 0 is no part of the filter
     found = arrays["gradient"]
-    close(found[matters], wanted[0][matters], "the gradient in the coefficients", "float64", 1e-6)
-    close(arrays["gradient of the angles"], wanted[1], "the gradient in the angles", "float64", 1e-6)
+    close(found[matters], wanted[0][matters], "the gradient in the coefficients", "float64", exact=1e-6)
+    close(arrays["gradient of the angles"], wanted[1], "the gradient in the angles", "float64", exact=1e-6)
 
 
 # --- the kernel constraint: averages over the whole group --------------------------------------------------------
@@ -356,7 +351,14 @@ def verify_norm_nonlinearity(arrays, seed):
             assert np.all(np.isfinite(slope)), f"{what}: the gradient is NaN. The root of 0 has no slope"
             close(slope, gradient, f"{what}: the gradient", dtype, exact=1e-9, rough=1e-3)
             of_bias = np.where(open_, along, 0.0).sum(axis=(0, 2, 3, 4))
-            close(arrays[f"bias {dtype} {index}"], of_bias, f"{what}: the gradient in the bias", dtype, 1e-9, 1e-3)
+            close(
+                arrays[f"bias {dtype} {index}"],
+                of_bias,
+                f"{what}: the gradient in the bias",
+                dtype,
+                exact=1e-9,
+                rough=1e-3,
+            )
             assert arrays[f"kept {dtype} {index}"], KEPT
         x, bias = (array.astype("float64") for array in draw_short(seed, dtype))
         norm = np.sqrt((x**2).sum(axis=2, keepdims=True))

@@ -4,23 +4,18 @@
 from what it derives itself: finite differences of a real warp, and NumPy's least squares, one pair at a time.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
+
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, exact=1e-8, rough=2e-3, typed=True)
 
 DTYPES = ("float64", "float32")
 COUNTS = (5, 1)  # pairs
 SIZES = [(1, 6, 9), (3, 8, 8), (2, 7, 4), (4, 5, 1)]  # images, height, width
-
-
-def close(got, wanted, what, dtype, exact=1e-8):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else 2e-3
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def tensors(arrays, dtype):
@@ -174,19 +169,14 @@ def verify_orthonormal_tangents(arrays, seed):
                 rank = np.linalg.matrix_rank(unit, tol=1e-4 if dtype == "float32" else 1e-10)
                 gram = rows @ rows.T
                 what = "Q·Qᵀ of a blank image" if rank == 0 else f"Q·Qᵀ ({rank} of {len(rows)} tangents independent)"
-                close(
-                    gram,
-                    np.diag((np.diag(gram) > 0.5).astype("float64")),
-                    what,
-                    "float64",
-                    1e-8 if dtype == "float64" else 1e-3,
-                )
+                ones, loose = np.diag((np.diag(gram) > 0.5).astype("float64")), 1e-8 if dtype == "float64" else 1e-3
+                close(gram, ones, what, exact=loose)
                 found = int((np.diag(gram) > 0.5).sum())
                 assert found == rank, (
                     f"{rank} of {len(rows)} tangents are independent, Q has {found} rows that are not zero"
                 )
                 away = unit - unit @ rows.T @ rows
-                assert np.abs(away).max() < (1e-8 if dtype == "float64" else 1e-3), "Q does not span all tangents"
+                assert np.abs(away).max() < loose, "Q does not span all tangents"
 
 
 def draw_pairs(seed, dtype, count):
@@ -291,6 +281,8 @@ def verify_tangent_distance_matrix(arrays, seed):
                 for a, s in zip(x, x_tangents, strict=True)
             ]
             found = arrays[f"distances {dtype} {n}"]
-            close(found, wanted, f"the distance of some pair, with {n} images x and {len(y)} images y,", dtype, 1e-6)
+            close(
+                found, wanted, f"the distance of some pair, with {n} images x and {len(y)} images y,", dtype, exact=1e-6
+            )
             assert (found >= 0).all(), "a squared distance is negative: rounding needs a clamp"
             assert arrays[f"kept {dtype} {n}"], "an argument was changed in place: leave them as they are"

@@ -4,23 +4,18 @@
 from what it derives itself: finite differences of a flow of the plane, and closed forms of small networks in NumPy.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
+
+from course_lib.grading import verdicts
+
+close = partial(verdicts.close, exact=1e-8, rough=2e-3, typed=True)
 
 DTYPES = ("float64", "float32")
 IMAGES = [(1, 6, 9), (3, 8, 8), (2, 7, 4), (4, 5, 1)]  # images, height, width; the first seeds all meet a batch of one
 BATCHES = [(1, 1), (5, 3), (4, 1), (1, 4)]  # examples, tangents
-
-
-def close(got, wanted, what, dtype, exact=1e-8, rough=2e-3):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == dtype, f"{what}: {dtype} in gave {got.dtype} out"
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite"
-    tolerance = exact if dtype == "float64" else rough
-    wrong = np.abs(got - wanted) > tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def same(given, before):
@@ -177,12 +172,12 @@ def verify_mlp_pushforward(arrays, seed):
             many = (
                 f"{len(layers)} layer{'s' * (len(layers) > 1)}, {len(xs)} input(s) with {tangents.shape[1]} tangent(s)"
             )
-            close(arrays[f"outputs {dtype} {index}"], outputs, f"the output of {many}", dtype, 1e-10)
-            close(arrays[f"slopes {dtype} {index}"], slopes, f"J·τ of {many}", dtype, 1e-10)
+            close(arrays[f"outputs {dtype} {index}"], outputs, f"the output of {many}", dtype, exact=1e-10)
+            close(arrays[f"slopes {dtype} {index}"], slopes, f"J·τ of {many}", dtype, exact=1e-10)
             assert arrays[f"kept {dtype} {index}"], "an argument was changed in place: leave them as they are"
             for at, gradient in enumerate(wanted):
                 what = f"the gradient of ‖J·τ‖² with respect to the weight of layer {at} of {len(layers)}"
-                close(arrays[f"gradient {dtype} {index} {at}"], gradient, what, dtype, 1e-9)
+                close(arrays[f"gradient {dtype} {index} {at}"], gradient, what, dtype, exact=1e-9)
 
 
 # --- penalties of a tanh network with one hidden layer, all in closed form --------------------------------------
@@ -301,11 +296,11 @@ def verify_penalty(arrays, seed, value_of):
             network = Network(seed, index)
             many = f"{len(network.x)} input(s) of shape {network.shape}, {network.tangents.shape[1]} tangent(s) each"
             wanted = value_of(network, network.parameters)
-            close(arrays[f"value {dtype} {index}"], wanted, f"the penalty of {many}", dtype, 1e-9)
+            close(arrays[f"value {dtype} {index}"], wanted, f"the penalty of {many}", dtype, exact=1e-9)
             for place, gradient in enumerate(network.slope(lambda p, n=network: value_of(n, p))):
                 name = ("the first weight", "the first bias", "the last weight", "the last bias")[place]
                 what = f"the penalty's gradient with respect to {name}"
-                close(arrays[f"gradient {dtype} {index} {place}"], gradient, what, dtype, 1e-6, 5e-3)
+                close(arrays[f"gradient {dtype} {index} {place}"], gradient, what, dtype, exact=1e-6, rough=5e-3)
             assert arrays[f"untouched {dtype} {index}"], "the penalty wrote a .grad: only the caller's backward may"
             assert arrays[f"kept {dtype} {index}"], "the inputs were changed, or were made to require gradients"
 
@@ -385,11 +380,18 @@ def verify_tangent_prop_step(arrays, seed):
             loss, penalty = network.loss(network.parameters), network.along_tangents(network.parameters)
             assert arrays[f"floats {dtype} {index}"], "wanted two Python floats: call .item() on scalar tensors"
             for name, wanted in (("loss", loss), ("penalty", penalty)):
-                close(arrays[f"{name} {dtype} {index}"], wanted, f"the {name} that is returned", "float64", loose)
+                close(arrays[f"{name} {dtype} {index}"], wanted, f"the {name} that is returned", "float64", exact=loose)
             slopes = network.slope(lambda p, n=network: n.loss(p) + n.strength * n.along_tangents(p))
             for place, (start, slope) in enumerate(zip(network.parameters, slopes, strict=True)):
                 name = ("first weight", "first bias", "last weight", "last bias")[place]
                 what = f"the {name} after the step (optimizer: SGD; old gradients were lying around)"
-                close(arrays[f"parameter {dtype} {index} {place}"], start - network.lr * slope, what, dtype, 1e-6, 5e-3)
+                close(
+                    arrays[f"parameter {dtype} {index} {place}"],
+                    start - network.lr * slope,
+                    what,
+                    dtype,
+                    exact=1e-6,
+                    rough=5e-3,
+                )
             assert arrays[f"kept {dtype} {index}"], "the inputs were changed"
             assert arrays[f"mode {dtype} {index}"], MODE

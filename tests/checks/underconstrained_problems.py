@@ -7,18 +7,9 @@ from what it derives itself. The grader runs the first inside the student's kern
 import numpy as np
 import torch
 
+from course_lib.grading.verdicts import close
+
 DTYPES = ("float64", "float32")
-TOLERANCE = {"float64": 1e-9, "float32": 3e-4}  # relative to the largest entry wanted, and to 1
-
-
-def close(got, wanted, what, dtype="float64", tolerance=None):
-    """Fail with a sentence that a student can read and that gives no expected value away."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.shape == wanted.shape, f"{what} has shape {got.shape}, which is not the one asked for"
-    assert np.all(np.isfinite(got)), f"{what} is NaN or infinite in {dtype}"
-    allowed = (tolerance or TOLERANCE[dtype]) * max(1.0, np.abs(wanted).max())
-    wrong = np.abs(got - wanted) > allowed
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries"
 
 
 def of_dtype(got, dtype, what):
@@ -94,9 +85,7 @@ def verify_ridge_svd(arrays, seed):
             close(arrays[f"limit {kind} {dtype}"], shortest, f"the limit (strength 0) where {where}", dtype)
             if dtype == "float64":
                 # so small a strength moves the exact solution by 1e-9 at most
-                close(
-                    arrays[f"small {kind}"], shortest, f"the solution at a tiny strength where {where}", tolerance=2e-8
-                )
+                close(arrays[f"small {kind}"], shortest, f"the solution at a tiny strength where {where}", exact=2e-8)
                 what = f"the limit (strength 0) for X times {TINY:g}, where {where}: is your cutoff relative? It"
                 close(TINY * arrays[f"units {kind}"], shortest, what)
 
