@@ -475,6 +475,22 @@ def _power(number: re.Match) -> str:
     return f'<span style="white-space:nowrap">{times}10<sup>{"−" if sign == "-" else ""}{exponent}</sup></span>'
 
 
+def with_powers(text: str) -> str:
+    """Write each number like 3e-07 in a plain text as a power of ten.
+
+    >>> with_powers("at most 3e-07, 1e+02")
+    'at most 3·10⁻⁷, 10²'
+    """
+
+    def power(number: re.Match) -> str:
+        mantissa, sign, exponent = number.groups()
+        times = "" if mantissa == "1" else f"{mantissa}·"
+        raised = f"{sign.replace('+', '')}{exponent}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return mantissa if exponent == "0" else f"{times}10{raised}"
+
+    return _SCIENTIFIC.sub(power, text)
+
+
 def attribute(text: str) -> str:
     """Escape a text for an HTML attribute; dollars of mathematics are dropped, newlines become spaces."""
     return html.escape(re.sub(r"\s+", " ", re.sub(r"(?<!\\)\$", "", str(text))).strip(), quote=True)

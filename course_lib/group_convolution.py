@@ -403,9 +403,7 @@ def coset_pool(
     tensor([2., 3.])
     """
     require_sizes(x=(x, f"batch field {group.order} height width"))
-    rows = cosets(group, subgroup).to(x.device)
-    gathered = x.index_select(2, rows.flatten()).unflatten(2, rows.shape)
-    return gathered.mean(dim=3) if average else gathered.amax(dim=3)
+    return CosetPool(group, subgroup, average).to(x.device)(x)
 
 
 @functools.cache
@@ -443,7 +441,11 @@ def _expanded(weight: Tensor, index: Tensor, turns: Tensor | None, order: int) -
 
 
 class _Convolution(nn.Module):
-    """What lifting and group convolution share: weight, bias, the gather, and the bank kept for inference."""
+    """What lifting and group convolution share: weight, bias, the gather, and the bank kept for inference.
+
+    The weight has the shape (out, in/groups, size, size) for lifting and (out, in/groups, order, size, size) else; the
+    bias (out).
+    """
 
     lifts = False
 
@@ -563,7 +565,8 @@ class _Convolution(nn.Module):
         usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
         changed = "".join(f", {name}={value}" for name, value in settings.items() if value != usual[name])
         without = "" if self.bias is not None else ", bias=False"
-        return f"{self.group}, {self.inputs}, {self.outputs}, kernel_size={self.kernel_size}{changed}{without}"
+        rough = "" if self._turns is None else ", filters interpolated"
+        return f"{self.group}, {self.inputs}, {self.outputs}, kernel_size={self.kernel_size}{changed}{without}{rough}"
 
 
 class LiftingConv2d(_Convolution):

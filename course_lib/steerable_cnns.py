@@ -471,18 +471,28 @@ class SteerableConv2d(nn.Module):
             require_nonnegative(frequency=frequency)
             require_positive_integer(count=count)
         self.size, self.stride, self.padding = size, stride, padding
-        rings = default_rings(size) if rings is None else rings
+        self.rings = default_rings(size) if rings is None else rings
         self.coefficients = nn.ParameterDict()
         for n, many in self.fields_out.items():
-            bases = {m: kernel_basis(m, n, size, rings) for m in self.fields_in}
+            bases = {m: kernel_basis(m, n, size, self.rings) for m in self.fields_in}
             fan = sum(count * len(bases[m]) for m, count in self.fields_in.items())
             for m, count in self.fields_in.items():
-                self.register_buffer(f"basis_{m}_{n}", bases[m].to(torch.get_default_dtype()), persistent=False)
                 # each output has the variance of the inputs, times two for the rectifier that follows
                 start = torch.randn(many, count, len(bases[m])) * math.sqrt(2 / max(fan, 1))
                 self.coefficients[f"{m}_{n}"] = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(self.fields_out[0])) if bias and 0 in self.fields_out else None
+        self._place_bases()
+
+    def _place_bases(self) -> None:
+        for key, coefficients in self.coefficients.items():
+            basis = kernel_basis(*map(int, key.split("_")), self.size, self.rings)
+            self.register_buffer(f"basis_{key}", basis.to(coefficients, copy=True), persistent=False)
         self._kept: tuple = (None, None)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._place_bases()  # anew from float64: float32 ones, made longer, would stay rough
+        return self
 
     def kernel(self) -> Float[Tensor, "out in size size"]:
         """The kernel as ``conv2d`` takes it; differentiable in the coefficients."""

@@ -886,6 +886,11 @@ def small_network(group=None):
     return network.eval()
 
 
+@pytest.mark.parametrize("group, rough", [(cyclic(4), False), (dihedral(4), False), (cyclic(8), True)])
+def test_a_layer_that_cannot_be_exact_says_so(group, rough):
+    assert repr(library.GroupConv2d(group, 2, 2, 3)).endswith("filters interpolated)") == rough
+
+
 def test_export():
     network, x = small_network(), torch.randn(2, 1, 8, 8)
     exported = torch.export.export(network, (x,)).module()

@@ -440,6 +440,11 @@ def test_quarter_turns_are_exact(dtype, tolerance, size, padding, stride, side):
         assert error < tolerance, (k, error)
 
 
+def test_a_layer_made_double_has_the_kernels_in_double():
+    layer = library.SteerableConv2d({0: 1}, {1: 1}, 5).double()
+    torch.testing.assert_close(layer.basis_0_1, library.kernel_basis(0, 1, 5, library.default_rings(5)), rtol=0, atol=0)
+
+
 def test_a_network_of_real_digits_does_not_see_a_quarter_turn():
     model = library.SteerableNetwork(0, {0: 3, 1: 2, 2: 2}, {0: 4, 1: 2}, pools=1)
     x = digits().test.x[:20]

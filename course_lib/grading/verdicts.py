@@ -55,4 +55,5 @@ def close(
     if dtype == "float64" and np.all(errors < DIGITS * scale):
         hint = "right to five digits only: is something made in float32 on the way, or a difference for a derivative?"
     hint = f": {hint}" if hint else ""
-    assert not wrong.any(), f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries{hint}"
+    if wrong.any():
+        raise AssertionError(f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries{hint}")
