@@ -3,21 +3,22 @@
 One hidden layer of regular features, as many fields in as out. A training step is forward and backward, gradients in
 the input and in the layer's own weights. The plain convolution has the expanded filters as its weights: this is the
 limit, for the arithmetic of the convolution is the same. Inference is in evaluation mode without gradients. The
-versions are measured in turn, on the CPU in processor time of this process; a number is a ratio of medians.
-Construction: the first layer of its kind in this process, nothing kept from before, and the next one; escnn's own
-cache on disk is warm.
+versions are measured in turn, with one thread in processor time; a number is a ratio of medians. Memory: what the
+first two training steps need at their peak, each version in a process of its own. Construction: the first layer of its
+kind in this process, nothing kept from before, and the next one; escnn's own cache on disk is warm.
 
     python benchmarks/group_convolution_speed.py [--repeats 41] [--threads 1] [--device cuda]
 """
 
 import argparse
-import statistics
+import os
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from study import Study
+from study import Study, medians_in_turn, relative_to
 from torch import Tensor, nn
 
 from course_lib import group_convolution
@@ -80,33 +81,65 @@ def versions(group: Group, fields: int, size: int, batch: int, side: int, device
     return {"plain": (plain, plain), "ours": (ours, lambda x: ours(x.unflatten(1, unflat))), "escnn": (theirs, call)}
 
 
+def steps(made: dict[str, tuple], x: Tensor, train: bool) -> dict[str, Callable[[], None]]:
+    """For each version one training step, or one pass for inference."""
+    x = x.requires_grad_(train)
+
+    def stepping(module: nn.Module, call: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        module.train(train)
+        with torch.no_grad():
+            cotangent = torch.randn_like(call(x).flatten(1))
+
+        def step() -> None:
+            module.zero_grad()
+            x.grad = None
+            with torch.set_grad_enabled(train):
+                y = call(x).flatten(1)
+            if train:
+                y.backward(cotangent)
+
+        return step
+
+    return {name: stepping(*pair) for name, pair in made.items()}
+
+
 def ratios(made: dict[str, tuple], x: Tensor, repeats: int, train: bool) -> dict[str, float]:
     """The versions in turn; ratios of medians to the plain convolution, and its milliseconds."""
-    cuda = x.is_cuda
-    clock = time.perf_counter if cuda else time.process_time
-    x = x.requires_grad_(train)
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    with torch.set_grad_enabled(train):
-        for module, call in made.values():
-            module.train(train)
-            cotangent = torch.randn_like(call(x))
-        for turn in range(repeats + 3):
-            for name, (module, call) in made.items():
-                module.zero_grad()
-                x.grad = None
-                if cuda:
-                    torch.cuda.synchronize()
-                start = clock()
-                y = call(x)
-                if train:
-                    y.flatten(1).backward(cotangent.flatten(1))
-                if cuda:
-                    torch.cuda.synchronize()
-                if turn >= 3:
-                    seconds[name].append(clock() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    found = {name: round(value / medians["plain"], 3) for name, value in medians.items() if name != "plain"}
-    return {"plain (ms)": round(1000 * medians["plain"], 3)} | found
+    clock = time.process_time if x.is_cpu and torch.get_num_threads() == 1 else time.perf_counter
+    return relative_to("plain", medians_in_turn(steps(made, x, train), repeats, clock))
+
+
+def memory(made: dict[str, tuple], x: Tensor) -> dict[str, float]:
+    """How much more memory each version's first two training steps need at their peak, in MiB."""
+    return {f"{name} (MiB)": round(peak_of(step) / 2**20, 2) for name, step in steps(made, x, True).items()}
+
+
+def peak_of(step: Callable[[], None]) -> int:
+    """Bytes above what there was before: of the GPU, or of a process of its own, which frees nothing for the next."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(), step()
+        return torch.cuda.max_memory_allocated() - before
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        step(), step()
+        os.write(writer, str(_status("VmHWM") - before).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        found = int(answer.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def _status(name: str) -> int:
+    """A line of Linux's account of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 def main():
@@ -130,10 +163,11 @@ def main():
             torch.manual_seed(0)
             where = f"{options.device}, {options.threads} thread{'s' * (options.threads > 1)}"
             what = f"{name}, {fields} fields, {size}x{size}, batch {batch}, {side}x{side}; {options.repeats} repeats"
-            if all(f"{where}; {kind}, {what}" in study.runs for kind in ("training", "inference")):
+            if all(f"{where}; {kind}, {what}" in study.runs for kind in ("memory", "training", "inference")):
                 continue
             made = versions(group, fields, size, batch, side, options.device)
             x = torch.randn(batch, fields * group.order, side, side, device=options.device)
+            study.run(f"{where}; memory, {what}", lambda m=made, x=x: memory(m, x.detach()))
             for kind in ("training", "inference"):
                 train = kind == "training"
                 study.run(

@@ -284,7 +284,8 @@ def tangent_distance_matrix(
                     row += gap[-1] + left[-1].square().sum(-1)[:, None]
                 for factor in factors:  # what tangents of x, and earlier ones of y, explain
                     row.addcmul_(factor[-i], factor[-i:], value=-1)
-                factors.append(row / row[0].clamp(min=floor).sqrt())
+                # a direction that the others explain is left out; only rounding is left of it
+                factors.append(row * (row[0].clamp(min=floor).rsqrt() * (row[0] > floor)))
             blocks.append(row[0].clamp(min=0))
         rows.append(torch.cat(blocks, dim=1))
     return torch.cat(rows)

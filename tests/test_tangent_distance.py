@@ -512,6 +512,18 @@ def test_matrix_agrees_with_least_squares_on_real_digits(some):
     torch.testing.assert_close(library.tangent_distance_matrix(*single).double(), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-8), (torch.float32, 2e-2)])
+def test_matrix_of_planes_that_share_a_direction(dtype, tolerance):
+    """Thousands of pairs: the direction that both have may come last, behind one that is nearly spent."""
+    torch.manual_seed(0)
+    x, s, y, t = torch.randn(1, 24), torch.randn(1, 3, 24), torch.randn(4000, 24), torch.randn(4000, 4, 24)
+    t[:, 0] = s[0, 0]
+    found = library.tangent_distance_matrix(*(part.to(dtype) for part in (x, s, y, t)))
+    pairs = x.expand(4000, -1), s.expand(4000, -1, -1), y, t
+    wanted = two_sided(distance_by_lstsq)(*(part.double() for part in pairs))
+    torch.testing.assert_close(found[0].double(), wanted, rtol=tolerance, atol=tolerance)
+
+
 def test_matrix_is_the_same_across_its_blocks():
     torch.manual_seed(0)
     x, y = torch.randn(70, 20, dtype=torch.float64), torch.randn(1100, 20, dtype=torch.float64)

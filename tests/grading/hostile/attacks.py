@@ -197,9 +197,9 @@ MANY_THREADS = "import threading, time\nfor _ in range(300): threading.Thread(ta
 MEMORY = "hoard = []\nwhile True: hoard.append(torch.ones(10_000_000))"
 SHARED_MEMORY = """
 import mmap
-hoard = []
-while True:
-    hoard.append(mmap.mmap(-1, 1 << 26, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
+# One call, which no interrupt ends half way, however slow the machine.
+hoard = mmap.mmap(-1, 1 << 31, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+while True: pass
 """
 FAMILY = """
 import os, time
