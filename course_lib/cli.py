@@ -22,8 +22,11 @@ except ImportError as missing:  # a student's installation has no extras
         "pip install 'course-lib[grading]', or `make course` in a clone."
     ) from missing
 
-from course_lib import sync as notebooks
+from course_lib.grading.quick_imports import without_iri_grammar
 from course_lib.layout import course_dir, topic_files, topics
+
+with without_iri_grammar():
+    from course_lib import sync as notebooks
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 console, errors = Console(), Console(stderr=True)
