@@ -114,6 +114,7 @@ def printed(browser, address: str, name: str, text: str) -> bytes:
     page.route(f"{address}{name}.html", lambda route: route.fulfill(body=text, content_type="text/html; charset=utf-8"))
     page.goto(f"{address}{name}.html")
     page.emulate_media(media="print", color_scheme="light")
+    page.evaluate("document.querySelectorAll('.course-fold:not(.course-runs)').forEach(fold => fold.open = true)")
     page.evaluate("document.fonts.ready.then(() => true)")
     sheets = page.pdf(format="A4", margin=MARGINS, print_background=True, tagged=True, outline=True)
     context.close()
