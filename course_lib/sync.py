@@ -94,25 +94,24 @@ def fill(topic: str, course: Path | None = None) -> str:
     return _settled(notebook)
 
 
-def release(names: Iterable[str], course: Path | None = None) -> dict[str, str]:
+def release(sources: dict[str, str], course: Path | None = None) -> dict[str, str]:
     """The students' notebooks of topics, as ``nbgrader generate_assignment`` derives them from the filled sources.
 
     nbgrader works in a temporary course, so that nothing is changed here and no gradebook is needed. What it made of
     a source is remembered in ``.cache``, by the content of the source and the configuration.
 
     Args:
-        names: the topics.
+        sources: the filled source notebooks' JSON texts by topic.
         course: the course's folder; found from the current folder if None.
 
     Returns:
-        The notebooks' JSON texts by topic, the same bytes each time.
+        The released notebooks' JSON texts by topic, the same bytes each time.
 
     Raises:
         RuntimeError: nbgrader refused a source; its log is in the message.
     """
     course = course or course_dir()
     configuration = (course / "nbgrader_config.py").read_text(encoding="utf-8")
-    sources = {topic: fill(topic, course) for topic in names}
     remembered = {}
     for topic, source in sources.items():
         key = hashlib.sha256("\n".join([version("nbgrader"), configuration, source]).encode()).hexdigest()[:16]
@@ -193,11 +192,12 @@ def wanted(names: Iterable[str], course: Path | None = None) -> dict[str, dict[P
     Returns:
         For each topic the text of the source notebook and of the released one, by path.
     """
-    files = {topic: topic_files(topic, course) for topic in names}
-    return {
-        topic: {files[topic].solution: fill(topic, course), files[topic].exercise: text}
-        for topic, text in release(files, course).items()
-    }
+    sources = {topic: fill(topic, course) for topic in names}
+    found = {}
+    for topic, text in release(sources, course).items():
+        files = topic_files(topic, course)
+        found[topic] = {files.solution: sources[topic], files.exercise: text}
+    return found
 
 
 def out_of_step(notebooks: dict[Path, str]) -> list[Path]:

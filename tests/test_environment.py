@@ -105,9 +105,8 @@ print("a student can work, with numpy", numpy.__version__)
 def student_python():
     """An environment with the package and no extras, as Colab would have it; kept while pyproject.toml stays."""
     key = hashlib.sha256((COURSE / "pyproject.toml").read_bytes()).hexdigest()[:12]
-    home = COURSE / ".cache" / f"student-{key}"
+    home = Path(sys.prefix) / f"student-{key}"  # environments stand together, outside the course's own rooms
     python = home / "bin" / "python"
-    home.parent.mkdir(exist_ok=True)
     with FileLock(f"{home}.lock"):
         if not (home / "ready").is_file():
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
