@@ -32,14 +32,15 @@ METHODS = ("plain", "autoencoder", "learned tangents", "local PCA", "known tange
 class Task:
     """What the methods of one seed share: images, an encoder, tangents."""
 
-    def __init__(self, seed: int, units: int, unlabelled: int):
+    def __init__(self, seed: int, units: int, unlabelled: int, **contraction: float):
         train, _, test = mnist()
         pool, held = Split(train.x[:58_000], train.y[:58_000]), Split(train.x[58_000:], train.y[58_000:])
         self.seed, self.pool = seed, pool
         self.asked = {"validation": flat(held), "test": flat(test)}
         self.unlabelled = pool.x[:unlabelled].flatten(1)
         self.encoder = TiedAutoencoder(784, units, seed=seed)
-        train_autoencoder(self.encoder, self.unlabelled, epochs=10, strength=CONTRACTION, lr=1e-3, seed=seed)
+        contraction = contraction or {"strength": CONTRACTION}
+        train_autoencoder(self.encoder, self.unlabelled, epochs=10, lr=1e-3, seed=seed, **contraction)
 
     def labelled(self, labels: int) -> Split:
         """The labelled images of this seed."""
@@ -48,13 +49,17 @@ class Task:
     def tangents(self, method: str, images: Tensor) -> Tensor | None:
         """The tangents that a method uses, at images of shape (n, 1, 28, 28)."""
         if method == "learned tangents":
-            return torch.cat([layer_tangents(self.encoder, part.flatten(1)) for part in images.split(200)])
+            return self.learned(images.flatten(1))
         if method == "local PCA":
             parts = images.flatten(1).split(200)
             return torch.cat([local_pca_tangents(part, self.unlabelled, NEIGHBOURS, K) for part in parts])
         if method == "known tangents":
             return orthonormal_tangents(shift_and_rotation_tangents(images, 1.0).flatten(2))
         return None
+
+    def learned(self, x: Tensor) -> Tensor:
+        """The K leading right singular vectors of the encoder's Jacobian."""
+        return torch.cat([layer_tangents(self.encoder, part) for part in x.split(200)])
 
     def network(self, method: str) -> nn.Sequential:
         """784-units-10; all but the plain one start from the encoder."""

@@ -182,6 +182,45 @@ def hessian_penalty(
     return total / (corruptions * len(x) * sigma**2)
 
 
+def sigmoid_hessian_penalty(
+    hidden: Float[Tensor, "batch hidden"],
+    nearby: Float[Tensor, "batch hidden"],
+    weight: Float[Tensor, "hidden input"],
+    sigma: float,
+) -> Float[Tensor, ""]:
+    """``hessian_penalty`` of a sigmoid layer for one ε an input, from its two outputs and its weights alone.
+
+    In a formula, with h the codes of x and h′ those of x + ε::
+
+        ‖J(x + ε) − J(x)‖² / σ² = Σⱼ (h′ⱼ·(1 − h′ⱼ) − hⱼ·(1 − hⱼ))² · Σᵢ Wⱼᵢ² / σ²
+
+    Normalisation: as in ``hessian_penalty``; a mean over the batch.
+
+    Args:
+        hidden: the codes h, in [0, 1].
+        nearby: the codes h′ of the same inputs after the step ε.
+        weight: W, one row a hidden unit.
+        sigma: σ > 0, the standard deviation of the entries of ε.
+
+    Returns:
+        A scalar on the device and in the dtype of the inputs. Differentiable in all three.
+
+    Raises:
+        ValueError: sizes, dtypes or devices differ, an empty batch, not finite, codes outside [0, 1], or σ ≤ 0.
+
+    Source: Rifai, Mesnil, Vincent, Muller, Bengio, Dauphin & Glorot (2011), *Higher order contractive auto-encoder*.
+
+    >>> sigmoid_hessian_penalty(torch.tensor([[0.5]]), torch.tensor([[0.0]]), torch.tensor([[4.0]]), sigma=0.5)
+    tensor(4.)
+    """
+    require_between(0, 1, hidden=hidden, nearby=nearby)
+    require_finite(weight=weight)
+    require_sizes(hidden=(hidden, "batch hidden"), nearby=(nearby, "batch hidden"), weight=(weight, "hidden input"))
+    require_positive(sigma=sigma)
+    change = nearby * (1 - nearby) - hidden * (1 - hidden)  # (batch, hidden)
+    return change.square().mean(dim=0) @ torch.linalg.vector_norm(weight, dim=1).square() / sigma**2
+
+
 def participation_ratio(jacobian: Float[Tensor, "batch hidden input"]) -> Float[Tensor, " batch"]:
     """How many directions of input space a code feels: the effective rank of each Jacobian.
 
@@ -328,15 +367,18 @@ def train_autoencoder(
     strength: float = 0.0,
     noise: float = 0.0,
     decay: float = 0.0,
+    curvature: float = 0.0,
+    sigma: float = 0.1,
     batch_size: int = 50,
     lr: float = 3e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Train an autoencoder with Adam, in place: plain, contractive, denoising, or with weight decay.
+    """Train an autoencoder with Adam, in place: plain, contractive (CAE, CAE+H), denoising, or with weight decay.
 
     In a formula, for a batch::
 
-        reconstruction_loss(model(x + noise·ε), x) + strength·contractive_penalty + decay/2·‖W‖²
+        reconstruction_loss(model(x + noise·ε), x) + strength·contractive_penalty
+            + curvature·sigmoid_hessian_penalty + decay/2·‖W‖²
 
     Args:
         model: on the device of x.
@@ -345,6 +387,8 @@ def train_autoencoder(
         strength: of the contractive penalty.
         noise: standard deviation of the corruption; the contractive penalty then sees the corrupted images.
         decay: of the L2 penalty on the weight.
+        curvature: of the second-order penalty, with one draw an image.
+        sigma: standard deviation of that draw.
         batch_size: images a step.
         lr: Adam's learning rate.
         seed: fixes the order of the images and the noise.
@@ -362,7 +406,7 @@ def train_autoencoder(
     """
     require_nonempty(x=x)
     require_positive_integer(epochs=epochs, batch_size=batch_size)
-    require_nonnegative(strength=strength, noise=noise, decay=decay, lr=lr)
+    require_nonnegative(strength=strength, noise=noise, decay=decay, curvature=curvature, lr=lr)
     draw, optimizer = torch.Generator(x.device).manual_seed(seed), torch.optim.Adam(model.parameters(), lr=lr)
     history = []
     for _ in range(epochs):
@@ -374,6 +418,9 @@ def train_autoencoder(
             objective = reconstruction_loss(model.decode(hidden), clean)
             if strength:
                 objective = objective + strength * contractive_penalty(hidden, model.weight)
+            if curvature:
+                nearby = model.encode(seen + sigma * torch.randn(seen.shape, generator=draw, device=x.device))
+                objective = objective + curvature * sigmoid_hessian_penalty(hidden, nearby, model.weight, sigma)
             if decay:
                 objective = objective + l2_penalty([model.weight], decay)
             optimizer.zero_grad()

@@ -460,19 +460,11 @@ def rich_text(text: str) -> str:
     out = []
     for i, part in enumerate(parts):
         safe = html.escape(part if i % 2 else part.replace("\\$", "$"), quote=False)
-        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else _SCIENTIFIC.sub(_power, safe))
+        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else with_powers(safe))
     return "".join(out)
 
 
 _SCIENTIFIC = re.compile(r"\b(\d+(?:\.\d+)?)e([+-])0*(\d+)\b")
-
-
-def _power(number: re.Match) -> str:
-    mantissa, sign, exponent = number.groups()
-    if exponent == "0":
-        return mantissa
-    times = "" if mantissa == "1" else f"{mantissa} · "
-    return f'<span style="white-space:nowrap">{times}10<sup>{"−" if sign == "-" else ""}{exponent}</sup></span>'
 
 
 def with_powers(text: str) -> str:

@@ -486,12 +486,32 @@ def test_a_stronger_penalty_contracts_more():
     assert found[0] > 1.3 * found[1] > 1.3 * 1.3 * found[2], found
 
 
+def test_second_order_of_a_sigmoid_layer_in_closed_form(trained):
+    model, x = trained
+    noise = 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
+    wanted = library.hessian_penalty(model.encode, x, 0.3, 1, torch.Generator().manual_seed(5))
+    found = library.sigmoid_hessian_penalty(model.encode(x), model.encode(x + noise), model.weight, 0.3)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
+    slopes = [torch.autograd.grad(value, model.weight)[0] for value in (found, wanted)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_training_for_the_second_order_straightens_the_code():
+    x = digits().train.x[:300]
+    found = []
+    for curvature in (0.0, 3.0):
+        model = library.TiedAutoencoder(64, 30, seed=0)
+        library.train_autoencoder(model, x, epochs=20, curvature=curvature)
+        found.append(library.hessian_penalty(model.encode, x, 0.1, 1, torch.Generator().manual_seed(0)).item())
+    assert found[0] > 1.5 * found[1], found
+
+
 def test_training_repeats_itself():
     x = digits().train.x[:60]
     runs = []
     for _ in range(2):
         model = library.TiedAutoencoder(64, 8, seed=3)
-        history = library.train_autoencoder(model, x, epochs=3, noise=0.3, decay=0.01, seed=4)
+        history = library.train_autoencoder(model, x, epochs=3, noise=0.3, decay=0.01, curvature=0.1, seed=4)
         runs.append((history, model.weight.detach().clone()))
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
 
@@ -572,6 +592,9 @@ BAD = {
     "no corruptions": (lambda: library.hessian_penalty(encode, X, 1.0, 0, DRAW), "corruptions must be a positive"),
     "none to corrupt": (lambda: library.hessian_penalty(encode, X[:0], 1.0, 1, DRAW), "x must not be empty"),
     "integers to corrupt": (lambda: library.hessian_penalty(encode, X.long(), 1.0, 1, DRAW), "floating point"),
+    "sigma of a layer": (lambda: library.sigmoid_hessian_penalty(H, H, W, 0.0), "sigma must be positive"),
+    "nearby codes of others": (lambda: library.sigmoid_hessian_penalty(H, H[:1], W, 0.1), "nearby must have the sizes"),
+    "nearby codes of tanh": (lambda: library.sigmoid_hessian_penalty(H, -H, W, 0.1), r"nearby must lie in \[0, 1\]"),
     "images unflattened": (lambda: library.participation_ratio(torch.ones(2, 3, 4, 4)), "jacobian must have the sizes"),
     "one matrix": (lambda: library.participation_ratio(W), "3 dimensions"),
     "no matrix": (lambda: library.participation_ratio(torch.ones(0, 3, 4)), "at least 1 of each"),

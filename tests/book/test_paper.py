@@ -113,11 +113,16 @@ def lines(sheet):
     return own.count(b" l\n") + sum(lines(one.get_object()) for one in below if one.get_object()["/Subtype"] == "/Form")
 
 
+def sheets_of(document, page):
+    """The sheets of one page of the book."""
+    starts = [*(first for _, first in bookmarks(document)), len(document.pages)]
+    place = PAGES.index(page)
+    return document.pages[starts[place] : starts[place + 1]]
+
+
 @pytest.mark.parametrize("topic", topics(ROOT))
 def test_a_chapter_is_there_with_its_figures_and_numbered_equations(document, topic):
-    starts = [*(page for _, page in bookmarks(document)), len(document.pages)]
-    place = PAGES.index(f"book/{topic}")
-    sheets = document.pages[starts[place] : starts[place + 1]]
+    sheets = sheets_of(document, f"book/{topic}")
     text = "\n".join(sheet.extract_text() for sheet in sheets)
     html = (built("book") / "book" / f"{topic}.html").read_text(encoding="utf-8")
     numbers = re.findall(r'class="caption-number">(Fig\. [\d.]+)', html) + re.findall(
@@ -132,6 +137,11 @@ def test_a_chapter_is_there_with_its_figures_and_numbered_equations(document, to
         assert any(found), f"a proof is open on paper: {parts}"
     assert sum(map(lines, sheets)) > 300, "the figures' lines are drawn"
     assert "copybtn" not in text and "Show code cell source" not in text
+
+
+def test_the_long_tables_of_the_grader_are_left_out(document):
+    text = "\n".join(sheet.extract_text() for sheet in sheets_of(document, "book/grader"))
+    assert "alternatives accepted" in text and "contractive_penalty" in text and "Versions tried in" not in text
 
 
 def test_links_stay_within_the_document(document):

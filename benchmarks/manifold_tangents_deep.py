@@ -1,0 +1,106 @@
+"""The manifold tangent classifier with a deep code: two layers, CAE+H, all images; beside Rifai et al. (2011).
+
+Two contractive autoencoders with the second-order penalty are trained one on the other, on 58 000 unlabelled images of
+MNIST. The tangents are the ten leading singular vectors of the Jacobian of both layers together. The classifier starts
+from both layers and is trained as in ``manifold_tangents_mnist.py``. The contraction is the one whose layers alone do
+best, and then the strength of the tangents is chosen, both with 100 labels on images and a seed that are used for
+nothing else. The test images are read once a run.
+
+    python benchmarks/manifold_tangents_deep.py [--units 500] [--seeds 3]
+"""
+
+import argparse
+
+import torch
+from manifold_tangents_mnist import METHODS, NEIGHBOURS, PER_CLASS, TUNING, K, Task
+from study import Study
+from torch import Tensor, nn
+
+from course_lib.contractive_autoencoders import TiedAutoencoder, train_autoencoder
+
+EPOCHS, SIGMA, STRENGTHS = 10, 0.1, (1e-4, 1e-2, 1e-1, 1.0, 10.0)
+CONTRACTIONS = ((0.1, 0.1), (0.3, 0.3), (1.0, 0.0), (1.0, 1.0), (3.0, 1.0))  # of first order, of second order
+
+
+class DeepTask(Task):
+    """What the methods of one seed share: images, an encoder of two layers, tangents."""
+
+    def __init__(self, seed: int, units: int, contraction: tuple[float, float]):
+        strength, curvature = contraction
+        super().__init__(seed, units, 58_000, strength=strength, curvature=curvature, sigma=SIGMA)
+        self.second = TiedAutoencoder(units, units, seed=1000 + seed)
+        with torch.no_grad():
+            codes = self.encoder.encode(self.unlabelled)
+        setting = {"strength": strength, "curvature": curvature, "sigma": SIGMA}
+        train_autoencoder(self.second, codes, epochs=EPOCHS, lr=1e-3, seed=seed, **setting)
+
+    def learned(self, x: Tensor) -> Tensor:
+        """The K leading right singular vectors of each Jacobian: eigenvectors of JᵀJ."""
+        rows = []
+        with torch.no_grad():
+            for image in x:
+                first = self.encoder.encode(image[None])
+                second = self.second.encode(first)[0]
+                inner = (first[0] * (1 - first[0]))[:, None] * self.encoder.weight
+                jacobian = (second * (1 - second))[:, None] * (self.second.weight @ inner)
+                gram = jacobian @ jacobian.T  # (code, code)
+                left = torch.linalg.eigh(gram.double()).eigenvectors[:, -K:].flip(1).to(x.dtype)
+                rows.append(nn.functional.normalize(left.T @ jacobian, dim=1))
+        return torch.stack(rows)
+
+    def network(self, method: str) -> nn.Sequential:
+        """784-units-units-10; all but the plain one start from the encoder."""
+        units = len(self.encoder.bias)
+        torch.manual_seed(self.seed)
+        layers = [nn.Linear(784, units), nn.Sigmoid(), nn.Linear(units, units), nn.Sigmoid(), nn.Linear(units, 10)]
+        if method != "plain":
+            with torch.no_grad():
+                for layer, code in ((layers[0], self.encoder), (layers[2], self.second)):
+                    layer.weight.copy_(code.weight)
+                    layer.bias.copy_(code.bias)
+        return nn.Sequential(*layers)
+
+
+def main():
+    """Run what is not yet in benchmarks/results/manifold_tangents_deep.json."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--units", type=int, default=500)
+    options.add_argument("--seeds", type=int, default=3)
+    options = options.parse_args()
+    torch.set_num_threads(1)
+    about = (
+        f"784-{options.units}-{options.units}-10, sigmoid; two CAE+H, sigma {SIGMA:g}, {EPOCHS} epochs each on 58000 "
+        f"unlabelled images; {K} tangents, {NEIGHBOURS} neighbours; Adam 1e-3, batch 50, 300 steps"
+    )
+    study = Study("manifold_tangents_deep", about, "MNIST: labels from 58 000, 2 000 to validate, 10 000 to test")
+    tasks: dict[tuple, DeepTask] = {}
+
+    def task(seed: int, contraction: tuple[float, float]) -> DeepTask:
+        if (seed, contraction) not in tasks:
+            tasks.clear()  # one at a time: an encoder takes minutes, but is asked for many times in a row
+            tasks[seed, contraction] = DeepTask(seed, options.units, contraction)
+        return tasks[seed, contraction]
+
+    tried = {}
+    for pair in CONTRACTIONS:
+        done = lambda p=pair: task(TUNING, p).error("autoencoder", 100, 0.0, "validation")  # noqa: E731
+        tried[pair] = study.run(f"tuning, contraction {pair[0]:g} and {pair[1]:g}", done)["error %"]
+    best = min(tried, key=tried.get)
+    strengths = {"plain": 0.0, "autoencoder": 0.0}
+    for method in METHODS[2:]:
+        tried = {}
+        for s in STRENGTHS:
+            done = lambda m=method, s=s: task(TUNING, best).error(m, 100, s, "validation")  # noqa: E731
+            tried[s] = study.run(f"tuning, {method}, {s:g}", done)["error %"]
+        strengths[method] = min(tried, key=tried.get)
+    for seed in range(options.seeds):
+        study.run(f"what planes hold, seed {seed}", lambda s=seed: task(s, best).looks())
+        study.run(f"how alike planes are, seed {seed}", lambda s=seed: task(s, best).alike())
+        for labels in PER_CLASS:
+            for method in METHODS:
+                done = lambda m=method, n=labels, s=seed: task(s, best).error(m, n, strengths[m], "test")  # noqa: E731
+                study.run(f"{labels} labels, {method}, seed {seed}", done)
+
+
+if __name__ == "__main__":
+    main()
