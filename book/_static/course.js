@@ -1,4 +1,11 @@
-// What every page needs: whatever scrolls sideways can be reached and scrolled by keyboard.
+// A page that loads lays out what is in sight; now comes the rest, before anybody scrolls or takes a picture of the page.
+window.addEventListener("load", () => setTimeout(() => {
+  const asked = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const place = asked && asked.getBoundingClientRect().top;
+  document.documentElement.dataset.courseDrawn = "";
+  if (asked && place >= 0 && place < innerHeight) scrollBy({ top: asked.getBoundingClientRect().top - place, behavior: "instant" });
+}));
+// Whatever scrolls sideways can be reached and scrolled by keyboard. (What is not laid out has no width: this comes second.)
 {
   const scrollers = () => [...document.querySelectorAll(".katex-display, .course-table, .pst-scrollable-table-container")];
   const mark = () => {
@@ -13,10 +20,6 @@
   window.addEventListener("resize", mark);
   document.fonts?.ready.then(mark);
 }
-// A page that loads draws the figures in sight; now come the others, before anybody scrolls or takes a picture of the page.
-window.addEventListener("load", () => setTimeout(() => {
-  for (const figure of document.querySelectorAll(".course-figure")) figure.style.contentVisibility = "visible";
-}));
 // What a page can be read without comes when it has loaded: tips of buttons, the contents that follow, buttons to copy.
 {
   const late = document.currentScript.dataset.late;

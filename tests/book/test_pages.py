@@ -17,6 +17,8 @@ UNFOLD = """async () => {
   await Promise.all(document.getAnimations().map(animation => animation.finished.catch(() => {})));
 }"""
 
+DRAWN = "'courseDrawn' in document.documentElement.dataset"  # also what was out of sight
+
 TOO_WIDE = """[...document.querySelectorAll('main *')].filter(element => {
   if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
   for (let box = element; box; box = box.parentElement)
@@ -31,6 +33,7 @@ TOO_WIDE = """[...document.querySelectorAll('main *')].filter(element => {
 def test_page(visit, page, width, scheme):
     seen = visit(page, width=width, scheme=scheme)
     assert seen.page.evaluate("document.documentElement.dataset.theme") == scheme
+    seen.page.wait_for_function(DRAWN)
     if seen.page.evaluate("document.documentElement.scrollWidth") > width:
         pytest.fail(f"scrolls sideways because of {seen.page.evaluate(TOO_WIDE)}")
     seen.page.evaluate(UNFOLD)
@@ -50,11 +53,23 @@ def test_pictures_are_described(visit, page):
     assert all(alt and len(alt) > 9 and "../_images" not in alt and not alt.endswith(".png") for alt in pictures)
 
 
-def test_figures_out_of_sight_are_drawn_once_the_page_has_loaded(visit):
-    drawn = "[...document.querySelectorAll('.course-figure')].map(box => getComputedStyle(box).contentVisibility)"
+def test_what_is_out_of_sight_is_laid_out_once_the_page_has_loaded(visit):
+    hidden = """[...document.querySelectorAll('article *')]
+      .filter(box => getComputedStyle(box).contentVisibility != 'visible')"""
     seen = visit("book:book/norm_penalties.html")
-    seen.page.wait_for_function(f"{drawn}.every(state => state === 'visible')")
-    assert len(seen.page.evaluate(drawn)) > 3
+    seen.page.wait_for_function(DRAWN)
+    assert seen.page.evaluate(f"{hidden}.length") == 0
+    seen.page.evaluate("delete document.documentElement.dataset.courseDrawn")
+    assert seen.page.evaluate(f"{hidden}.length") > 3
+
+
+@pytest.mark.parametrize("link", ["reference.html#course_lib.groups.cyclic", "norm_penalties.html#the-ledger"])
+def test_a_link_into_a_page_still_points_there_when_all_is_laid_out(visit, link):
+    seen = visit(f"book:book/{link}")
+    seen.page.wait_for_function(DRAWN)
+    seen.page.wait_for_timeout(300)
+    top = seen.page.evaluate("document.querySelector(':target').getBoundingClientRect().top")
+    assert -10 <= top < 150
 
 
 class Anchors(HTMLParser):
