@@ -585,6 +585,56 @@ class GatedNonlinearity(nn.Module):
         return torch.cat([done[frequency].flatten(1, 2) for frequency in self.fields], dim=1)
 
 
+class SteerableBatchNorm2d(nn.Module):
+    """Batch normalization of fields: the components of a vector share one scale, and no mean is taken from vectors.
+
+    In a formula, for one field, with E the mean over batch and positions, and over both components of a vector::
+
+        numbers:  γ·(x − E x) / √(Var x + ε) + β,        vectors:  γ·x / √(E x² + ε)
+
+    A mean vector would have to turn with the image, so only zero could be learned. In evaluation mode the kept means
+    and squares take the place of the batch's, as in ``nn.BatchNorm2d``.
+
+    Args:
+        fields: the number of fields of each frequency.
+        eps: ε, added to the mean square.
+        momentum: the weight of the newest batch in what is kept.
+
+    Raises:
+        ValueError: no fields, or eps or momentum is not positive.
+
+    Source: Weiler & Cesa (2019), *General E(2)-equivariant steerable CNNs*; Ioffe & Szegedy (2015).
+
+    >>> SteerableBatchNorm2d({0: 1, 1: 2})(torch.rand(4, 5, 9, 9)).shape
+    torch.Size([4, 5, 9, 9])
+    """
+
+    def __init__(self, fields: Fields, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        require_nonempty(fields=fields)
+        require_positive(eps=eps, momentum=momentum)
+        self.fields, self.eps, self.momentum = dict(fields), eps, momentum
+        vectors = sum(count for frequency, count in self.fields.items() if frequency)
+        self.numbers = nn.BatchNorm2d(self.fields[0], eps, momentum) if 0 in self.fields else None
+        self.scale = nn.Parameter(torch.ones(vectors))
+        self.register_buffer("running_square", torch.ones(vectors))
+
+    def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
+        """Normalize every field."""
+        split = dict(parts(x, self.fields))
+        done = {0: self.numbers(split.pop(0).flatten(1, 2))} if 0 in split else {}
+        if split:
+            square = self.running_square
+            if self.training:
+                square = torch.cat([part.square().mean(dim=(0, 2, 3, 4)) for part in split.values()])
+                with torch.no_grad():
+                    self.running_square.lerp_(square, self.momentum)
+            factors = (self.scale * (square + self.eps).rsqrt()).split([part.shape[1] for part in split.values()])
+            for (frequency, part), factor in zip(split.items(), factors, strict=True):
+                done[frequency] = (part * factor[:, None, None, None]).flatten(1, 2)
+        return torch.cat([done[frequency] for frequency in self.fields], dim=1)
+
+
 def invariants(
     x: Float[Tensor, "batch channel height width"], fields: Fields
 ) -> Float[Tensor, "batch field height width"]:

@@ -424,9 +424,12 @@ def test_quarter_turns_are_exact(dtype, tolerance, size, padding, stride, side):
     torch.manual_seed(0)
     gate = library.GatedNonlinearity(ALL)
     layers = nn.Sequential(
-        library.SteerableConv2d(ALL, gate.fields_in, size, stride, padding), gate, library.NormNonlinearity(ALL)
+        library.SteerableConv2d(ALL, gate.fields_in, size, stride, padding),
+        library.SteerableBatchNorm2d(gate.fields_in),
+        gate,
+        library.NormNonlinearity(ALL),
     ).to(dtype)
-    nn.init.normal_(layers[2].bias, std=0.1)
+    nn.init.normal_(layers[3].bias, std=0.1)
     x = torch.randn(2, 8, side, side, dtype=dtype)
     for k in (1, 2, 3):
         angle = k * math.pi / 2
@@ -583,6 +586,31 @@ def test_gates_scale_vectors_and_leave_their_directions():
     torch.testing.assert_close(y[:, 3:5], x[:, 5:7] * x[:, 2:3].sigmoid())
 
 
+def test_normalized_fields_have_mean_square_one_and_numbers_mean_zero():
+    torch.manual_seed(0)
+    layer = library.SteerableBatchNorm2d({1: 2, 0: 3}).double()
+    x = 5 + torch.arange(1.0, 8)[:, None, None] * torch.randn(6, 7, 4, 5, dtype=torch.float64)
+    y = layer(x)
+    vectors, numbers = y[:, :4].unflatten(1, (2, 2)), y[:, 4:]
+    torch.testing.assert_close(vectors.square().mean((0, 2, 3, 4)), torch.ones(2).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(numbers.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(numbers.var((0, 2, 3), correction=0), torch.ones(3).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(vectors[:, :, 0] / vectors[:, :, 1], x[:, [0, 2]] / x[:, [1, 3]])  # directions stay
+
+
+def test_kept_squares_serve_in_evaluation_mode():
+    torch.manual_seed(0)
+    layer, x = library.SteerableBatchNorm2d({1: 1}, momentum=0.25), 3 * torch.randn(4, 2, 5, 5)
+    layer(x)
+    kept = 0.75 + 0.25 * x.square().mean()
+    torch.testing.assert_close(layer.running_square, kept[None])
+    torch.testing.assert_close(layer.eval()(x[:1]), x[:1] / (kept + 1e-5).sqrt())
+    other = library.SteerableBatchNorm2d({1: 1})
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other.eval()(x), layer(x))
+    assert not layer.running_square.requires_grad and layer.train()(x).requires_grad
+
+
 def test_layers_pass_gradcheck():
     torch.manual_seed(0)
     fields = {0: 1, 1: 1}
@@ -731,6 +759,20 @@ def test_escnn_has_the_same_norm_nonlinearity(escnn):
         bias = -theirs.log_bias.exp().flatten()
     ours = library.norm_nonlinearity(x.unflatten(1, (3, 2)), bias).flatten(1, 2)
     torch.testing.assert_close(ours, wanted)
+
+
+def test_escnn_has_the_same_batch_normalization(escnn):
+    gspaces, steerable = escnn
+    torch.manual_seed(0)
+    space = gspaces.rot2dOnR2(-1, maximum_frequency=2)
+    fields = steerable.FieldType(space, [space.irrep(0)] * 2 + [space.irrep(1)] * 2 + [space.irrep(2)])
+    theirs, ours = steerable.IIDBatchNorm2d(fields), library.SteerableBatchNorm2d(ALL)
+    for mode in (True, False):  # what a training step keeps is used in evaluation
+        theirs.train(mode), ours.train(mode)
+        x = 2 + 3 * torch.randn(4, 8, 6, 5)
+        x[2:, 2:] = -x[:2, 2:]  # vectors of mean zero: escnn's spread is around their mean, ours around zero
+        wanted = theirs(steerable.GeometricTensor(x, fields)).tensor
+        torch.testing.assert_close(ours(x), wanted, rtol=5e-3, atol=5e-3)  # escnn divides by n − 1; here n = 120
 
 
 COLD = """
