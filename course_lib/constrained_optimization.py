@@ -101,11 +101,13 @@ def max_norm_(weight: Float[Tensor, " unit *incoming"], bound: float) -> Float[T
 
     Args:
         weight: at least two dimensions, the first counts the units. **Changed in place**, outside the graph of
-            autograd, so that a parameter may be passed as it is.
+            autograd, so that a parameter may be passed as it is. Its entries may lie in memory in any order
+            (``channels_last``, a transpose).
         bound: c > 0, in the units of ``weight``.
 
     Returns:
-        The same tensor object. Units inside their ball stay as they are, also a unit of zeros.
+        The same tensor object. Units inside their ball stay as they are, also a unit of zeros. Autograd is on after
+        the call if it was on before.
 
     Raises:
         ValueError: not a floating-point tensor, fewer than two dimensions, NaN or infinity, or a bound that is not

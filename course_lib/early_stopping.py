@@ -35,8 +35,8 @@ def best_epoch(errors: Sequence[float], min_delta: float = 0.0) -> int:
     down, none of them larger than ``min_delta``, add up and count once their sum is.
 
     Args:
-        errors: one validation error an epoch, lower is better (pass accuracies with a minus sign). NaN and infinity
-            are allowed.
+        errors: one validation error an epoch, lower is better (pass accuracies with a minus sign). NaN and +infinity
+            are allowed. They are compared as they are: a copy in float32 would make ties where there are none.
         min_delta: how much an error must fall to count, ≥ 0, in the units of the errors.
 
     Returns:
@@ -66,7 +66,7 @@ def should_stop(errors: Sequence[float], patience: int, min_delta: float = 0.0) 
     without any improvement, such as one whose errors are all NaN, has been waiting since before its first epoch.
 
     Args:
-        errors: one validation error an epoch so far, lower is better. NaN and infinity are allowed.
+        errors: one validation error an epoch so far, lower is better. NaN and +infinity are allowed.
         patience: how many epochs in a row may pass without improvement, at least 1; at that many, stop.
         min_delta: how much an error must fall to count, ≥ 0.
 

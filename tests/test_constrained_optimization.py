@@ -122,6 +122,12 @@ MUTANTS = {
         "a small constant beside the norm": edited(MAX_NORM_, "norm(dim=1)", "norm(dim=1) + 1e-6"),
         "torch.renorm, with its small constant": lambda w, c: w.data.copy_(w.data.renorm(2, 0, c)).numel() == 0 or w,
         "bound in float32": edited(MAX_NORM_, "/ c", "/ torch.tensor(c)"),
+        "a flat copy of channels_last": edited(
+            MAX_NORM_,
+            "w /= (norms / c).clamp(min=1).reshape(-1, *[1] * (w.ndim - 1))",
+            "w.flatten(1).div_((norms / c).clamp(min=1)[:, None])",
+        ),
+        "autograd left off": edited(MAX_NORM_, "with torch.no_grad():", "if torch.set_grad_enabled(False):"),
     },
     "ridge_radius": {
         "norm squared": lambda e, b, a: (b / (e + a)).square().sum(),
@@ -205,6 +211,20 @@ def max_norm_by_where(weight, bound):
     return weight.mul_(torch.where(norms > bound, bound / norms, 1))
 
 
+def max_norm_by_numpy(weight, bound):
+    entries = weight.detach().numpy()
+    norms = np.sqrt((entries.astype("float64") ** 2).sum(tuple(range(1, entries.ndim)), keepdims=True))
+    entries /= np.maximum(norms / bound, 1).astype(entries.dtype)
+    return weight
+
+
+@torch.no_grad()
+def max_norm_by_movedim(weight, bound):
+    units_last = weight.movedim(0, -1)
+    units_last /= (weight.flatten(1).norm(dim=1) / bound).clamp(min=1)
+    return weight
+
+
 def strength_by_brent(eigenvalues, moment, radius):
     e, b = eigenvalues.double().numpy(), moment.double().numpy()
 
@@ -251,6 +271,8 @@ ALTERNATIVES = {
         "row by row": max_norm_by_loop,
         "projections, stacked": max_norm_by_projections,
         "a factor by cases": max_norm_by_where,
+        "numpy on the same memory": max_norm_by_numpy,
+        "units last": max_norm_by_movedim,
     },
     "ridge_radius": {
         "by solving": ridge_radius_by_solving,

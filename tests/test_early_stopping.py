@@ -1,6 +1,7 @@
 """early_stopping: wrong and right versions of each task, independent peers, closed forms, bad input."""
 
 import copy
+import io
 import itertools
 import math
 
@@ -80,6 +81,8 @@ MUTANTS = {
         "a drop of min_delta counts": edited(
             BEST, ("error < lowest - min_delta", "lowest - error >= max(min_delta, 1e-9)")
         ),
+        "starts at 1e10": edited(BEST, ('float("inf")', "1e10")),
+        "a copy in float32": lambda errors, d=0.0: library.best_epoch(torch.tensor(errors).tolist(), d),
         "epoch 0 if none": edited(BEST, ("best, lowest = -1", "best, lowest = 0")),
         "starts with the first error": edited(
             BEST, ('best, lowest = -1, float("inf")', "best, lowest = (0, errors[0]) if errors else (-1, 0)")
@@ -124,6 +127,7 @@ MUTANTS = {
             LOOP, ("        tensor.copy_(kept[name])", "        state.update(kept)")
         ),
         "new memory under the old tensor": edited(LOOP, ("tensor.copy_(kept[name])", "tensor.data = kept[name]")),
+        "times zero, plus the best": edited(LOOP, ("tensor.copy_(kept[name])", "tensor.mul_(0).add_(kept[name])")),
         "keeps the last state": edited(LOOP, ("best_epoch(errors, min_delta) == len(errors) - 1", "True")),
         "floating-point tensors only": edited(
             LOOP,
@@ -187,6 +191,8 @@ MUTANTS = {
         "clamped": lambda x, lr, t: 1 - (1 - lr * x).clamp(min=0) ** t,
         "logarithm of a negative number": lambda x, lr, t: -torch.expm1(t * torch.log1p(-lr * x)),
         "detached": lambda x, lr, t: 1 - (1 - lr * x.detach()) ** t + 0 * x,
+        "no gradient": lambda x, lr, t: torch.from_numpy(1 - (1 - lr * x.detach().numpy()) ** t),
+        "lr in float32": lambda x, lr, t: 1 - (1 - torch.tensor(lr) * x) ** t,
         "always float32": lambda x, lr, t: 1 - (1 - lr * x.float()) ** t,
         "times the eigenvalue": lambda x, lr, t: x * (1 - (1 - lr * x) ** t),
         "sorted": lambda x, lr, t: (1 - (1 - lr * x) ** t).sort().values,
@@ -197,6 +203,9 @@ MUTANTS = {
         "lr times steps in the limit": lambda x, lr, t: torch.where(x > 0, exact_strength(x, lr, t), lr * t),
         "NaN at zero": lambda x, lr, t: x * (1 - lr * x) ** t / (1 - (1 - lr * x) ** t),
         "zero at zero": lambda x, lr, t: torch.where(x > 0, exact_strength(x, lr, t), 0.0),
+        "the limit for all small eigenvalues": lambda x, lr, t: torch.where(
+            x > 1e-4, exact_strength(x, lr, t), 1 / (lr * t)
+        ),
         "infinity at zero": lambda x, lr, t: torch.where(x > 0, exact_strength(x, lr, t), torch.inf),
         "upside down": lambda x, lr, t: torch.where(x > 0, 1 / exact_strength(x, lr, t), 1 / (lr * t)),
         "without the eigenvalue": lambda x, lr, t: torch.where(x > 0, exact_strength(x, lr, t) / x, 1 / (lr * t)),
@@ -204,6 +213,7 @@ MUTANTS = {
         "one step less": lambda x, lr, t: torch.where(x > 0, exact_strength(x, lr, t - 1), 1 / (lr * t)),
         "the share that is lost": lambda x, lr, t: torch.where(x > 0, (1 - lr * x) ** t, 1 / (lr * t)),
         "always float32": lambda x, lr, t: exact_strength(x.float(), lr, t).nan_to_num(1 / (lr * t)).to(x.dtype),
+        "lr in float32": lambda x, lr, t: library.equivalent_strength(x, torch.tensor(lr).item(), t),
         "mean over the eigenvalues": lambda x, lr, t: library.equivalent_strength(x, lr, t).mean().expand(len(x)),
         "a small number in the denominator": lambda x, lr, t: exact_strength(x + 1e-3, lr, t),
     },
@@ -229,6 +239,14 @@ def best_by_recursion(errors, min_delta=0.0):
     before = best_by_recursion(errors[:-1], min_delta)
     to_beat = math.inf if before < 0 else errors[before]
     return len(errors) - 1 if errors[-1] < to_beat - min_delta else before
+
+
+def best_by_numpy(errors, min_delta=0.0):
+    errors, best, lowest = np.array(errors, dtype=float), -1, np.inf
+    while (better := np.flatnonzero(errors[best + 1 :] < lowest - min_delta)).size:
+        best += 1 + better[0]
+        lowest = errors[best]
+    return int(best)
 
 
 def stop_by_counting(errors, patience, min_delta=0.0):
@@ -284,6 +302,31 @@ def loop_with_counter(train_epoch, validate, state, epochs, patience, min_delta=
     return errors
 
 
+def loop_with_files(train_epoch, validate, state, epochs, patience, min_delta=0.0):
+    def saved():
+        file = io.BytesIO()
+        torch.save(dict(state), file)
+        return file
+
+    best, errors = saved(), []
+    for _ in range(epochs):
+        train_epoch()
+        errors.append(validate())
+        if best_by_recursion(errors, min_delta) == len(errors) - 1:
+            best = saved()
+        if stop_by_counting(errors, patience, min_delta):
+            break
+    best.seek(0)
+    for name, tensor in torch.load(best).items():
+        state[name].copy_(tensor)
+    return errors
+
+
+def factors_by_logarithm(eigenvalues, lr, steps):
+    left = 1 - lr * eigenvalues
+    return 1 - left.sign() ** steps * (steps * left.abs().log()).exp()
+
+
 def factors_by_descent(eigenvalues, lr, steps):
     w = torch.zeros_like(eigenvalues)
     for _ in range(steps):
@@ -314,20 +357,30 @@ ALTERNATIVES = {
     "best_epoch": {
         "recursion": best_by_recursion,
         "sorted pairs": best_by_cumulative_minimum,
+        "differences": edited(BEST, ("error < lowest - min_delta", "lowest - error > min_delta")),
+        "jumps with numpy": best_by_numpy,
         "last improvement of a list": lambda errors, d=0.0: ([-1, *checks.improvements(errors, d)])[-1],
     },
     "should_stop": {
         "a counter": stop_by_counting,
         "torch's ReduceLROnPlateau": stop_by_plateau,
+        "the best is the same without the latest": lambda e, p, d=0.0: (
+            len(e) >= p and library.best_epoch(e[: len(e) - p], d) == library.best_epoch(e, d)
+        ),
         "no improvement among the latest": lambda e, p, d=0.0: (
             len(e) >= p
             and not any(best_by_recursion(e[:end], d) == end - 1 for end in range(len(e) - p + 1, len(e) + 1))
         ),
     },
-    "best_checkpoint": {"keeps all states": loop_with_all_states, "a counter and numpy": loop_with_counter},
+    "best_checkpoint": {
+        "keeps all states": loop_with_all_states,
+        "a counter and numpy": loop_with_counter,
+        "saved and loaded": loop_with_files,
+    },
     "gradient_descent_filter_factors": {
         "gradient descent itself": factors_by_descent,
         "geometric series": factors_by_series,
+        "logarithms, by sign": factors_by_logarithm,
         "repeated product": lambda x, lr, t: 1 - math.prod([1 - lr * x] * t),
     },
     "equivalent_strength": {

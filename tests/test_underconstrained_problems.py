@@ -75,6 +75,21 @@ def normal_equations(x, y, a):
     return torch.linalg.solve(x.T @ x + len(x) * a * torch.eye(x.shape[1]).to(x), x.T @ y)
 
 
+def ridge_by_eigh(x, y, a):
+    values, v = torch.linalg.eigh(x.T @ x)
+    seen = values > max(x.shape) * torch.finfo(x.dtype).eps * values.max()
+    return (v[:, seen] / (values[seen] + len(x) * a)) @ (v[:, seen].T @ (x.T @ y))
+
+
+def logistic_by_exp(x, y, a, lr, steps):
+    """exp may overflow here: 1/(1 + inf) is 0, and right."""
+    w, norms = torch.zeros_like(x[0]), []
+    for _ in range(steps):
+        w = w + lr * ((y / (1 + torch.exp(y * (x @ w)))) @ x / len(x) - a * w)
+        norms.append(w.norm())
+    return w, torch.stack(norms)
+
+
 # What students write by mistake: each must lose points.
 MUTANTS = {
     "ridge_svd": {
@@ -93,6 +108,11 @@ MUTANTS = {
             "return v * (s / (s**2 + len(x) * a)) @ (u.T @ y)", "return v @ (s / (s**2 + len(x) * a) * (u.T @ y))"
         ),
         "a greedy cutoff": ridge("max(x.shape) * torch.finfo(x.dtype).eps", "0.1"),
+        "a cutoff of 1e-6 times the largest": ridge("max(x.shape) * torch.finfo(x.dtype).eps", "1e-6"),
+        "a cutoff without the size": ridge("max(x.shape) * ", ""),
+        "a cutoff of the smaller side": ridge("max(x.shape)", "min(x.shape)"),
+        "a cutoff without the largest": ridge(" * s.max()", ""),
+        "eigenvalues of XᵀX": ridge_by_eigh,
         "cutoff at exactly zero": ridge("max(x.shape) * torch.finfo(x.dtype).eps * s.max()", "0"),
         "cutoff only without a penalty": ridge("s.max()", "s.max() * float(a == 0)"),
         "normal equations": lambda x, y, a: torch.linalg.solve(x.T @ x + len(x) * a * torch.eye(x.shape[1]), x.T @ y),
@@ -114,6 +134,9 @@ MUTANTS = {
         "cutoff at exactly zero": component("max(x.shape) * torch.finfo(x.dtype).eps * s.max()", "0"),
         "an absolute cutoff": component("max(x.shape) * torch.finfo(x.dtype).eps * s.max()", "1e-6"),
         "a greedy cutoff": component("max(x.shape) * torch.finfo(x.dtype).eps", "0.1"),
+        "a cutoff without the size": component("max(x.shape) * ", ""),
+        "a cutoff of 1e-4 times the largest": component("max(x.shape) * torch.finfo(x.dtype).eps", "1e-4"),
+        "pseudo-inverse of XXᵀ": lambda x, w: x.T @ (torch.linalg.pinv(x @ x.T) @ (x @ w)),
         "weighted by singular values": lambda x, w: x.T @ (x @ w),
         "a mean over examples": lambda x, w: torch.linalg.pinv(x) @ (x @ w) / len(x),
         "inverse of XXᵀ": lambda x, w: x.T @ torch.linalg.solve(x @ x.T, x @ w),
@@ -183,10 +206,14 @@ MUTANTS = {
 }
 
 
+def cutoff(x):
+    return max(x.shape) * torch.finfo(x.dtype).eps * torch.linalg.matrix_norm(x, 2)
+
+
 def ridge_in_row_space(x, y, a):
     """A basis of the row space by pivoted QR, then the normal equations in its few coordinates."""
     q, r, _ = scipy.linalg.qr(x.double().numpy().T, mode="economic", pivoting=True)
-    basis = torch.tensor(q[:, np.abs(np.diag(r)) > 1e-5 * np.abs(r).max()])  # (d, rank)
+    basis = torch.tensor(q[:, np.abs(np.diag(r)) > cutoff(x).item()])  # (d, rank)
     z = x.double() @ basis
     inner = z.T @ z + len(x) * a * torch.eye(z.shape[1], dtype=z.dtype)
     return (basis @ torch.linalg.solve(inner, z.T @ y.double())).to(x)
@@ -210,7 +237,7 @@ def component_by_gram_schmidt(x, w):
         for _ in range(2):  # twice is enough
             for direction in basis:
                 row = row - (direction @ row) * direction
-        if row.norm() > 1e-5 * x.norm():
+        if row.norm() > cutoff(x):
             basis.append(row / row.norm())
     seen = sum((torch.tensordot(b, w.double(), 1) * b.reshape(-1, *[1] * (w.ndim - 1)) for b in basis), 0 * w.double())
     return seen.to(w.dtype)
@@ -280,7 +307,11 @@ ALTERNATIVES = {
         "filter factors": descent_by_filter,
         "Gram matrix": descent_by_gram,
     },
-    "fit_logistic": {"autograd": logistic_by_autograd, "torch's SGD and cross-entropy": logistic_by_torch},
+    "fit_logistic": {
+        "autograd": logistic_by_autograd,
+        "torch's SGD and cross-entropy": logistic_by_torch,
+        "one over one plus exp": logistic_by_exp,
+    },
     "margin": {
         "of the unit vector": lambda w, x, y: (y * (x @ (w / w.norm()))).min(),
         "distances sorted": lambda w, x, y: ((y[:, None] * x * w).sum(1) / (w**2).sum().sqrt()).sort().values[0],

@@ -118,12 +118,13 @@ def verify_project_l1(arrays, seed):
 # --- max-norm: one ball for every unit, in place -----------------------------------------------------------------
 
 WEIGHTS = {"a linear layer": (6, 4), "a square layer": (5, 5), "one unit": (1, 7), "a convolution": (6, 3, 2, 4)}
+CHANNELS_LAST = "a convolution, channels last in memory"
 
 
 def draw_weights(seed, dtype):
     random = np.random.default_rng([seed, 2])
     drawn = {}
-    for name, shape in WEIGHTS.items():
+    for name, shape in (WEIGHTS | {CHANNELS_LAST: (4, 3, 2, 2)}).items():
         weight = random.normal(size=shape)
         norms = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1)).reshape(-1, *[1] * (weight.ndim - 1))
         wanted = random.uniform(0.3, 0.9, size=norms.shape)  # of the bound: inside
@@ -139,11 +140,13 @@ def probe_max_norm_(implementation, seed):
     out = {}
     for dtype in ("float64", "float32"):
         for name, (weight, bound) in draw_weights(seed, dtype).items():
-            parameter = torch.nn.Parameter(torch.tensor(weight))
+            layout = torch.channels_last if name == CHANNELS_LAST else torch.contiguous_format
+            parameter = torch.nn.Parameter(torch.tensor(weight).contiguous(memory_format=layout))
             returned = implementation(parameter, bound)
-            leaf = parameter.is_leaf and parameter.requires_grad
+            leaf, on = parameter.is_leaf and parameter.requires_grad, torch.is_grad_enabled()
+            torch.set_grad_enabled(True)
             out[f"weight {dtype} {name}"] = parameter.detach().numpy().copy()
-            out[f"facts {dtype} {name}"] = np.array([leaf, returned is parameter])
+            out[f"facts {dtype} {name}"] = np.array([leaf, returned is parameter, on])
     return out
 
 
@@ -151,8 +154,9 @@ def verify_max_norm_(arrays, seed):
     for dtype in ("float64", "float32"):
         for name, (before, bound) in draw_weights(seed, dtype).items():
             after = arrays[f"weight {dtype} {name}"]
-            leaf, same = arrays[f"facts {dtype} {name}"]
+            leaf, same, on = arrays[f"facts {dtype} {name}"]
             assert after.shape == before.shape, f"the weight of {name} came out with another shape"
+            assert on, "autograd is switched off for all that follows: `with torch.no_grad():` switches it back on"
             assert leaf, "the parameter must stay a leaf that requires a gradient: change its entries only"
             for unit, (old, new) in enumerate(zip(before, after, strict=True)):
                 norm = length(old.astype("float64"))

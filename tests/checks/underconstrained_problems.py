@@ -45,6 +45,37 @@ KINDS = ["wide", "tall", "square", "one example", "one feature", "an example twi
 TINY = 1e-8  # X in other units: a cutoff is relative to the largest singular value
 
 
+def draw_stairs(seed, dtype, tall):
+    """X with one entry a row and a column, so that its singular values are exact: two of them beside the cutoff.
+
+    Returns X, a weight for each column, the columns that count as seen, and the one that barely does: there a solver
+    may be off by several percent, as its rounding errors are divided by a singular value almost as small.
+    """
+    random = np.random.default_rng([seed, 6])
+    n, d = (11, 6) if tall else (6, 11)
+    cutoff = max(n, d) * np.finfo(dtype).eps
+    values = (50.0 if tall else 0.02) * np.array([1, 0.3, 0.01, 3 * cutoff, 0.7 * cutoff, 0])
+    rows, columns = random.permutation(n)[:6], random.permutation(d)[:6]
+    x = np.zeros((n, d), dtype=dtype)
+    x[rows, columns] = values * random.choice([-1, 1], size=6)
+    seen = np.zeros(d, dtype=bool)
+    seen[columns[:4]] = True
+    w = random.choice([-1, 1], size=d) * random.uniform(1, 2, size=d)
+    return x, w.astype(dtype), seen, columns[3]
+
+
+def verify_stairs(got, seed, dtype, tall, what):
+    _, w, seen, barely = draw_stairs(seed, dtype, tall)
+    what = f"{what} where singular values lie above and below max(n, d)·ε·(largest), the docstring's cutoff,"
+    others = np.arange(len(w)) != barely
+    assert got.shape == w.shape, f"{what} has shape {got.shape}, wanted {w.shape}"
+    close(got[others], (w * seen)[others], what, dtype)
+    assert abs(got[barely] - w[barely]) < 0.5, f"{what} leaves out one that is three times the cutoff"
+
+
+STAIRS = [(dtype, tall) for dtype in DTYPES for tall in (False, True)]
+
+
 def said(kind, y):
     return f"x is {kind} ({len(y)} examples), {'one target' if y.ndim == 1 else 'several targets'}"
 
@@ -66,6 +97,9 @@ def probe_ridge_svd(implementation, seed):
             if dtype == "float64":
                 out[f"small {kind}"] = implementation(x, y, 1e-11 / len(x)).numpy()
                 out[f"units {kind}"] = implementation(TINY * x, y, 0.0).numpy()
+    for dtype, tall in STAIRS:
+        x, w = (torch.tensor(array) for array in draw_stairs(seed, dtype, tall)[:2])
+        out[f"stairs {dtype} {tall}"] = implementation(x, x @ w, 0.0).numpy()
     return out
 
 
@@ -88,6 +122,8 @@ def verify_ridge_svd(arrays, seed):
                 close(arrays[f"small {kind}"], shortest, f"the solution at a tiny strength where {where}", exact=2e-8)
                 what = f"the limit (strength 0) for X times {TINY:g}, where {where}: is your cutoff relative? It"
                 close(TINY * arrays[f"units {kind}"], shortest, what)
+    for dtype, tall in STAIRS:
+        verify_stairs(arrays[f"stairs {dtype} {tall}"], seed, dtype, tall, "the limit (strength 0)")
 
 
 # --- projection: same predictions, and orthogonal to what the data do not see ------------------------------------
@@ -107,6 +143,9 @@ def probe_row_space_component(implementation, seed):
             out[f"w after {kind} {dtype}"] = w.numpy().copy()
             if dtype == "float64":
                 out[f"units {kind}"] = implementation(TINY * torch.tensor(x), w).numpy().copy()
+    for dtype, tall in STAIRS:
+        x, w = (torch.tensor(array) for array in draw_stairs(seed, dtype, tall)[:2])
+        out[f"stairs {dtype} {tall}"] = implementation(x, w).numpy()
     return out
 
 
@@ -131,6 +170,8 @@ def verify_row_space_component(arrays, seed):
             if dtype == "float64":
                 what = f"w∥ for X times {TINY:g}, where {where}: is your cutoff relative? It"
                 close(arrays[f"units {kind}"], w - unseen @ (unseen.T @ w), what)
+    for dtype, tall in STAIRS:
+        verify_stairs(arrays[f"stairs {dtype} {tall}"], seed, dtype, tall, "w∥")
 
 
 # --- gradient descent: an affine map, whose power has a closed form ------------------------------------------------
