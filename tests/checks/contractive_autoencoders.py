@@ -272,6 +272,8 @@ def probe_hessian_penalty(implementation, seed):
     _, _, sigma = draw_quadratic(seed, "float64")
     origin = torch.zeros(2000, 2, dtype=torch.float64)
     out["cubic"] = implementation(lambda x: x**3 / 6, origin, sigma, 5, generator(seed + 2)).detach().numpy()
+    apart = lambda x: (x[:, :1] - x[:, 1:]) ** 2 / 2  # noqa: E731
+    out["difference"] = implementation(apart, origin, sigma, 5, generator(seed + 4)).detach().numpy()
     edge, draw = torch.full((1, 1), -1e-9, dtype=torch.float64), generator(seed + 3)
     pairs = [implementation(torch.relu, edge, 1.0, 2, draw).detach() for _ in range(CALLS)]
     out["two corruptions"] = torch.stack(pairs).numpy()
@@ -311,6 +313,8 @@ def verify_hessian_penalty(arrays, seed):
     _, _, sigma = draw_quadratic(seed, "float64")
     off = abs(arrays["cubic"] / (2 * 0.75 * sigma**2) - 1)
     assert off < 0.2, "for a cubic encoder the penalty is off: is it J(x + ε) − J(x) that is squared, with a normal ε?"
+    # (a − b)²/2 has second derivatives ±1, four of them; it does not feel an ε that both entries share.
+    assert abs(arrays["difference"] / 4 - 1) < 0.2, "off for (a − b)²/2: has every entry of x its own ε?"
     # A rectified unit at its edge: a corruption gives 0 or 1 with equal chances, two of them 0, 1/2 or 1.
     found = set(arrays["two corruptions"].round(6).tolist())
     assert found == {0.0, 0.5, 1.0}, "two corruptions of one input depend on each other: has each an ε of its own?"
