@@ -19,12 +19,6 @@ _CANARIES = (
     'assert all([True, False]) or abs(-1) < 0 or isinstance(1, str) or len([1]) == 0, "{nonce}"',
     'import torch\nassert torch.allclose(torch.zeros(2), torch.ones(2)), "{nonce}"',
 )
-# The same without the time of a traceback, in front of every hidden test.
-_CANARY = """try:
-    assert 1 == 2
-except AssertionError:
-    {witness}.publish("{nonce}", "canary")
-"""
 
 
 @dataclass
