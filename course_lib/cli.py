@@ -13,6 +13,7 @@ from typing import Annotated
 
 try:
     import typer
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
@@ -220,8 +221,9 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
     title = f"{topic}: {fresh} graded now, {len(results)} handed in"
     caption = "tasks: " + ", ".join(f"{number} {task}" for number, task in zip(numbers, tasks, strict=True))
     most = max((result.max_score for result in results), default=0)
-    columns = [*numbers, f"of {most:g}", Column("flags", overflow="fold"), "seconds"]
-    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption)
+    columns = [*numbers, f"of {most:g}", Column("flags", overflow="fold", min_width=10), "seconds"]
+    layout = {"box": box.SIMPLE, "collapse_padding": True, "pad_edge": False}  # long ids and flags on 80 columns
+    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption, **layout)
     shown = []
     for result in results:
         known = standing.get(result.student)

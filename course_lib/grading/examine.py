@@ -6,7 +6,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 
-from course_lib.grading.bundle import Bundle, Test
+from course_lib.grading.bundle import Test
 from course_lib.grading.evidence import BadEvidence, decode, judge
 from course_lib.grading.hidden import SEEDS
 from course_lib.grading.kernel import KernelTrouble, Run, Session
@@ -63,14 +63,13 @@ class Findings:
         return {name: asdict(mark) for name, mark in self.marks.items()}
 
 
-def examine(session: Session, steps: list[Step], bundle: Bundle, checks: ModuleType) -> Findings:
+def examine(session: Session, steps: list[Step], checks: ModuleType) -> Findings:
     """Run all steps in order.
 
     Args:
         session: a fresh kernel.
         steps: the rebuilt notebook.
-        bundle: the assignment.
-        checks: its loaded checks.
+        checks: the assignment's loaded checks.
 
     Returns:
         One run a step (an empty one for text), one mark a test, and flags.

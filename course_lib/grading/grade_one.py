@@ -100,7 +100,7 @@ def _run(plan: Bundle, packed: dict, steps: list[Step], result: dict, start: Sta
             raise SandboxUnavailable(f"Submitted code runs only in a sandbox: got the start {how.provisioner}.")
         with kernel(how, folder, str(library), plan.limits) as session:
             result["sandbox"] = how.provisioner if sandbox else "none"
-            findings = examine(session, steps, plan, load(plan.checks, plan.assignment))
+            findings = examine(session, steps, load(plan.checks, plan.assignment))
             ended = session.ended
     result["tasks"] = findings.as_dicts()
     result["score"] = float(sum(mark.score for mark in findings.marks.values()))
