@@ -87,6 +87,12 @@ def _blank(plan: Bundle, packed: dict, student: str) -> dict[str, Any]:
     }
 
 
+def lost(student: str, why: str) -> dict[str, Any]:
+    """Give the result of a submission that an engine could not bring home: no status of its own, no score."""
+    empty = {"score": 0.0, "max_score": 0.0, "tasks": {}, "flags": [], "notes": [], "notebook": None}
+    return {"student": student, "status": "lost", "message": why, **empty}
+
+
 def _suspicions(steps: list[Step], topic: str) -> Iterator[Flag]:
     for step in steps:
         if step.own and step.kind == "code" and (found := suspicious(step.source, topic)):
