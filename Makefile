@@ -8,7 +8,7 @@ SOURCES := $(wildcard $(shell git ls-files --cached --others --exclude-standard)
 export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: course test book pdf serve release grade bench clean
+.PHONY: course test book pdf serve release grade bench clean forget
 
 # The whole course: book built, exercises released, a sample class graded; the addresses at the end.
 course: .venv/installed
@@ -69,5 +69,10 @@ bench: .venv/installed
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
+# What can be made again. The class's work and marks stay.
 clean:
-	rm -rf _build .cache .jupyter_cache submitted autograded feedback gradebook.db
+	rm -rf _build .cache .jupyter_cache
+
+# The class's work and marks, for good: for the sample class, before the first real work comes in.
+forget:
+	rm -rf submitted autograded feedback gradebook.db .cache/grading

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 
 try:
     import typer
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, track
@@ -112,7 +114,7 @@ def new(
     except ValueError as problem:
         console.print(f"[red]{problem}[/]")
         raise typer.Exit(2) from problem
-    for path in [*written, *notebooks.write(notebooks.wanted([topic])[topic])]:
+    for path in dict.fromkeys([*written, *notebooks.write(notebooks.wanted([topic])[topic])]):
         console.print(f"written: {path.relative_to(course_dir())}")
 
 
@@ -200,8 +202,7 @@ def grade(
         except ValueError as problem:  # a checks file, a gradebook or a folder's name that will not do
             errors.print(str(problem), style="red", markup=False)
             raise typer.Exit(2) from problem
-    if any(not result.cached for result in results) or not (course / "feedback").is_dir():
-        write_feedback(course, topic, students=student, db=db)
+    write_feedback(course, topic, students=student, db=db, stale_only=True)
     if as_json:
         print(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
     else:
@@ -219,19 +220,28 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
     fresh = sum(not result.cached for result in results)
     title = f"{topic}: {fresh} graded now, {len(results)} handed in"
     caption = "tasks: " + ", ".join(f"{number} {task}" for number, task in zip(numbers, tasks, strict=True))
-    columns = [*numbers, "sum", Column("flags", overflow="fold"), "seconds"]
-    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption)
+    most = max((result.max_score for result in results), default=0)
+    columns = [*numbers, f"of {most:g}", Column("flags", overflow="fold", min_width=10), "seconds"]
+    layout = {"box": box.SIMPLE, "collapse_padding": True, "pad_edge": False}  # long ids and flags on 80 columns
+    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption, **layout)
+    shown = []
     for result in results:
         known = standing.get(result.student)
         marks = known.tasks if known else {name.removeprefix("test_"): m["score"] for name, m in result.tasks.items()}
         flags = ", ".join(dict.fromkeys(flag["kind"] for flag in result.flags))
         status = "" if result.status == "graded" else result.status
+        points = [*(marks.get(task) for task in tasks), known.score if known else result.score]
+        shown.append(points)
         table.add_row(
             escape(result.student),
-            *(f"{marks[task]:g}" if task in marks else "-" for task in tasks),
-            f"{known.score if known else result.score:g}",
+            *("-" if mark is None else f"{mark:g}" for mark in points),
             ", ".join(filter(None, [status, flags])),
             f"{result.seconds:.1f}",
+        )
+    if shown:
+        table.add_section()
+        table.add_row(
+            "mean", *(f"{statistics.fmean(mark or 0 for mark in marks):.1f}" for marks in zip(*shown, strict=True))
         )
     console.print(table)
     for result in results:
@@ -264,13 +274,13 @@ def export(
 ):
     """Take the grades out of the gradebook, corrections by hand included, as a file to upload.
 
-    Exit status: 0 written, 1 a graded student is not in the template, 2 wrong usage.
+    Exit status: 0 written, 1 a graded student is not in the template or its maximum is another, 2 wrong usage.
     """
     from course_lib.grading.export import export as grades_as
 
     (topic,) = _chosen([topic])
     try:
-        text, missing = grades_as(course_dir(), topic, kind, template=template, column=column, db=db)
+        text, remarks = grades_as(course_dir(), topic, kind, template=template, column=column, db=db)
     except ValueError as problem:
         errors.print(str(problem), style="red", markup=False)
         raise typer.Exit(2) from problem
@@ -278,9 +288,9 @@ def export(
         to.write_text(text, encoding="utf-8", newline="")
     else:
         print(text, end="")
-    for name in missing:
-        errors.print(f"not in {template}: {name}", style="yellow", markup=False)
-    raise typer.Exit(1 if missing else 0)
+    for remark in remarks:
+        errors.print(remark, style="yellow", markup=False)
+    raise typer.Exit(1 if remarks else 0)
 
 
 @app.command("check-grader")

@@ -20,6 +20,31 @@ from torch import Tensor
 
 from course_lib.preconditions import require_finite, require_nonnegative"""
 
+TITLE = """# {title}
+
+One function. The chapter *{title}* derives it.
+
+| task | function | points | difficulty | minutes |
+|---|---|---|---|---|
+| 1 | `{topic}_clip` | 2 | ●○○ | 5 |
+
+The docstring is the exercise."""
+
+TASK = """## Task 1 · Clip a gradient
+
+<details><summary>Hint 1</summary>
+
+What is the norm of (3, 4)?
+</details>
+<details><summary>Hint 2</summary>
+
+Multiply by one number; which, if the gradient is short?
+</details>
+<details><summary>A worked idea</summary>
+
+(3, 4) has norm 5. For a bound of 1 the number is 1/5; for a bound of 10 it is 1.
+</details>"""
+
 TEST = """# A long gradient keeps its direction and gets the norm asked for.
 clipped = {topic}_clip(torch.tensor([3.0, 4.0]), bound=1.0)
 assert torch.allclose(clipped, torch.tensor([0.6, 0.8])), f"(3, 4) has norm 5: wanted (0.6, 0.8), got {{clipped}}"
@@ -77,15 +102,11 @@ def _filled(name: str, topic: str, title: str) -> str:
 
 def _notebook(topic: str, title: str) -> NotebookNode:
     name = f"{topic}_clip"
-    hints = (
-        "<details><summary>Hint 1</summary>\n\nWhat is the norm of (3, 4)?\n</details>\n"
-        "<details><summary>Hint 2</summary>\n\nMultiply by one number; which, if the gradient is short?\n</details>"
-    )
     return new_notebook(
         cells=[
-            _graded(new_markdown_cell(f"# {title}\n\nOne function. The docstring is the exercise."), "title"),
+            _graded(new_markdown_cell(TITLE.format(title=title, topic=topic)), "title"),
             _graded(new_code_cell(SETUP.format(topic=topic)), "setup"),
-            _graded(new_markdown_cell(f"## Task 1 · Clip a gradient\n\n{hints}"), f"task_{name}"),
+            _graded(new_markdown_cell(TASK), f"task_{name}"),
             _graded(new_code_cell(""), name, solution=True, locked=False),
             _graded(new_code_cell(TEST.format(topic=topic)), f"test_{name}", grade=True, points=2),
         ]

@@ -10,6 +10,7 @@ from torch import nn
 from course_lib import ledger
 from course_lib.claims import study
 from course_lib.data import Split, rotate
+from course_lib.layout import topics
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ledger.py"
 
@@ -20,6 +21,10 @@ def test_the_benchmark_knows_how_to_run_every_row_and_no_other():
         node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METHODS"
     )
     assert [ast.literal_eval(key) for key in methods.keys] == list(ledger.ROWS)
+
+
+def test_every_row_belongs_to_a_chapter():
+    assert set(ledger.ROWS.values()) <= set(topics())
 
 
 def test_every_stored_row_has_all_columns_for_all_seeds():

@@ -1,6 +1,7 @@
 """Notebooks follow the library: bodies, fences, ids; the release is the same bytes every time and holds no answer."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -81,6 +82,14 @@ def test_every_task_has_its_cells(released):
         hints = cells[f"task_{task}"].source.count("<details>")
         title = cells[f"test_{task}"].source.splitlines()[0]
         assert hints >= 2 and title.startswith("# ") and cells[f"test_{task}"].metadata.nbgrader.points > 0
+
+
+def test_the_table_of_tasks_has_the_points_of_the_tests(released):
+    topic, notebooks = released
+    notebook = nbformat.reads(notebooks[topic_files(topic, COURSE).exercise], as_version=4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    told = dict(re.findall(r"^\| \d+ \| `(\w+)` \| (\d+) \|", cells["title"].source, flags=re.MULTILINE))
+    assert told == {t: f"{cells[f'test_{t}'].metadata.nbgrader.points:g}" for t in sync.exercised(topic, COURSE)}
 
 
 def test_what_nbgrader_refuses_is_said():

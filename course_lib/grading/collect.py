@@ -21,7 +21,9 @@ MEMBERS = 20_000  # in one archive
 RATIO = 200  # unpacked to packed, from 1 MB on; text reaches 30
 _MOODLE = re.compile(r"^(?P<name>[^/]+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)_?/?(?P<file>[^/]*)$")
 _CANVAS = re.compile(r"^(?P<name>[^/_]+)_(?:LATE_)?(?P<number>\d+)_\d+_(?P<file>[^/]+)$")
-_AGAIN = re.compile(r"-(\d+)(?=\.[^.]+$)")  # Canvas numbers what is handed in again: name-2.ipynb
+# A later copy: Canvas's name-2.ipynb, a browser's name (2).ipynb.
+_AGAIN = re.compile(r"(?:-(\d+)| ?\((\d+)\))(?=\.[^.]+$)")
+_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ı": "i", "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"})
 
 
 class Refused(ValueError):
@@ -44,7 +46,7 @@ class Collected:
 
 
 def student_id(name: str, number: str = "") -> str:
-    """An id from a name as people write it, safe as a folder's name everywhere.
+    """An id from a name as people write it, safe as a folder's name everywhere; letters that are not Latin are lost.
 
     Args:
         name: for example ``"Ada Lovelace"``.
@@ -58,8 +60,10 @@ def student_id(name: str, number: str = "") -> str:
 
     >>> student_id("Zoë  O'Neil, Jr.", "4711")
     'zoe-o-neil-jr_4711'
+    >>> student_id("Łukasz Sørensen", "12")
+    'lukasz-sorensen_12'
     """
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", name.lower().translate(_LETTERS)).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
     if not slug and not number:
         raise Refused(f"A student's id needs a letter or a digit: got {name!r}. Rename the folder in the archive.")
@@ -136,7 +140,11 @@ def _sorted_by_student(
     found: dict[str, list[Member]] = {}
     for info, content in _members(packed, limits):
         path = PurePosixPath(info.filename)
-        owner = SOURCES[source](path)
+        owner = SOURCES[source](path / "any" if info.is_dir() else path)
+        if info.is_dir():  # whoever has only an empty one is named too
+            if owner:
+                found.setdefault(owner[0], [])
+            continue
         if owner is None:
             report.refused[f"{label}: {_shown(info.filename)}"] = f"Not a name that {source} gives to a submission."
             continue
@@ -144,16 +152,14 @@ def _sorted_by_student(
         when = datetime(*info.date_time).isoformat(" ") if info.date_time[1] else ""
         if name.lower().endswith(".zip"):  # a student who packed the notebook once more
             inner = _members(content, limits)
-            found.setdefault(student, []).extend(
-                (PurePosixPath(i.filename).name, when, c) for i, c in inner if i.filename.lower().endswith(".ipynb")
-            )
-        elif name.lower().endswith(".ipynb"):
+            found.setdefault(student, []).extend((PurePosixPath(i.filename).name, when, c) for i, c in inner)
+        else:
             found.setdefault(student, []).append((name, when, content))
     return found
 
 
 def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
-    """The regular files of an archive, or a refusal of all of it before the first is used."""
+    """The files and folders of an archive, or a refusal of all of it before the first is used."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         infos = archive.infolist()
         if len(infos) > MEMBERS:
@@ -163,11 +169,7 @@ def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, b
         budget = max(2**20, RATIO * len(packed))
         contents = []
         for info in infos:
-            if (
-                info.is_dir()
-                or PurePosixPath(info.filename).name.startswith((".", "._"))
-                or "__MACOSX" in info.filename
-            ):
+            if PurePosixPath(info.filename).name.startswith(".") or "__MACOSX" in info.filename:
                 continue
             most = min(limits.notebook_bytes, budget)
             with archive.open(info) as file:
@@ -191,15 +193,19 @@ def _require_plain(info: zipfile.ZipInfo) -> None:
 
 def _choose(members: list[Member], assignment: str) -> Member:
     """The newest file of the right name, or else the only notebook there is."""
-    named = [member for member in members if _AGAIN.sub("", member[0]).lower() == f"{assignment}.ipynb".lower()]
-    candidates = named or members
+    notebooks = [member for member in members if member[0].lower().endswith(".ipynb")]
+    if not notebooks:
+        names = ", ".join(sorted({_shown(name) for name, _, _ in members})) or "an empty folder"
+        raise Refused(f"No notebook: wanted {assignment}.ipynb, got {names}. Ask for the notebook.")
+    named = [member for member in notebooks if _AGAIN.sub("", member[0]).lower() == f"{assignment}.ipynb".lower()]
+    candidates = named or notebooks
     if not named and len({name for name, _, _ in candidates}) > 1:
         names = ", ".join(sorted(_shown(name) for name, _, _ in candidates))
         raise Refused(f"One notebook a student: wanted {assignment}.ipynb, got {names}. Ask which one counts.")
 
     def age(member: Member) -> tuple[int, str]:
         again = _AGAIN.search(member[0])
-        return (int(again[1]) if again else 0, member[1])
+        return (int(again[1] or again[2]) if again else 0, member[1])
 
     return max(candidates, key=age)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from course_lib.grading.bundle import Bundle
 from course_lib.grading.forkserver import SPARE_SECONDS, ForkServer
+from course_lib.grading.grade_one import lost
 from course_lib.grading.sandbox import SandboxUnavailable, require_sandbox
 
 # Results wait while the gradebook is busy, so that the workers need not.
@@ -174,9 +175,3 @@ def _dask_window(client: Any, plugin: str, jobs: Iterable[Job]) -> Iterator[dict
             result = lost(job.student, repr(error))
         future.release()
         yield result
-
-
-def lost(student: str, why: str) -> dict[str, Any]:
-    """Give the result of a submission that an engine could not bring home: no status of its own, no score."""
-    empty = {"score": 0.0, "max_score": 0.0, "tasks": {}, "flags": [], "notes": [], "notebook": None}
-    return {"student": student, "status": "lost", "message": why, **empty}

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 
-from course_lib.grading.bundle import Bundle, Test
+from course_lib.grading.bundle import Test
 from course_lib.grading.evidence import BadEvidence, decode, judge
 from course_lib.grading.hidden import SEEDS
 from course_lib.grading.kernel import KernelTrouble, Run, Session
@@ -19,12 +19,6 @@ _CANARIES = (
     'assert all([True, False]) or abs(-1) < 0 or isinstance(1, str) or len([1]) == 0, "{nonce}"',
     'import torch\nassert torch.allclose(torch.zeros(2), torch.ones(2)), "{nonce}"',
 )
-# The same without the time of a traceback, in front of every hidden test.
-_CANARY = """try:
-    assert 1 == 2
-except AssertionError:
-    {witness}.publish("{nonce}", "canary")
-"""
 
 
 @dataclass
@@ -69,14 +63,13 @@ class Findings:
         return {name: asdict(mark) for name, mark in self.marks.items()}
 
 
-def examine(session: Session, steps: list[Step], bundle: Bundle, checks: ModuleType) -> Findings:
+def examine(session: Session, steps: list[Step], checks: ModuleType) -> Findings:
     """Run all steps in order.
 
     Args:
         session: a fresh kernel.
         steps: the rebuilt notebook.
-        bundle: the assignment.
-        checks: its loaded checks.
+        checks: the assignment's loaded checks.
 
     Returns:
         One run a step (an empty one for text), one mark a test, and flags.

@@ -59,10 +59,10 @@ def spreadsheet_text(text: str) -> str:
 
     >>> print(spreadsheet_text('=HYPERLINK("http://example.org")'))
     '=HYPERLINK("http://example.org")
-    >>> print(spreadsheet_text("-3.5"))
-    -3.5
+    >>> print(spreadsheet_text("-3.5"), spreadsheet_text("-"))
+    -3.5 -
     """
-    if re.fullmatch(r"[+-]?\d+([.,]\d+)?", text) or not text.lstrip().startswith(("=", "+", "-", "@")):
+    if re.fullmatch(r"[+-]?(\d+([.,]\d+)?)?", text) or not text.lstrip().startswith(("=", "+", "-", "@")):
         return text if not text.startswith(("\t", "\r", "\n")) else f"'{text}"
     return f"'{text}"
 
@@ -88,7 +88,7 @@ def export(
         db: SQLAlchemy URL of the gradebook; the course's own by default.
 
     Returns:
-        The text of the file, and the students who are graded but were not found in the template.
+        The text of the file, and remarks: who is graded but not in the template, and a maximum that is not ours.
 
     Raises:
         ValueError: an unknown kind, no template, or a template without the columns that are needed.
@@ -101,7 +101,15 @@ def export(
     if template is None:
         raise ValueError(f"{kind} needs the file that it gave out: wanted --template FILE, got none.")
     rows = list(csv.reader(io.StringIO(template.read_text(encoding="utf-8-sig"))))
-    return _filled(rows, found, *_columns(rows, kind, column or (assignment if kind == "canvas" else "Grade")))
+    key, place = _columns(rows, kind, column or (assignment if kind == "canvas" else "Grade"))
+    most = {f"{grade.most:g}" for grade in found}
+    remarks = [
+        f"the maximum in {template} is {theirs}, the exercise has {', '.join(sorted(most))} points: "
+        "make them equal on the platform, or the marks mean something else there"
+        for theirs in sorted(_maxima(rows, kind, place) - most if most else ())
+    ]
+    text, missing = _filled(rows, found, key, place)
+    return text, remarks + [f"not in {template}: {name}" for name in missing]
 
 
 def _plain(found: list[Grade]) -> str:
@@ -126,6 +134,15 @@ def _columns(rows: list[list[str]], kind: str, name: str) -> tuple[int, int]:
             "Download it anew, or name the column with --column."
         )
     return head.index(key), alike[0]
+
+
+def _maxima(rows: list[list[str]], kind: str, column: int) -> set[str]:
+    """What the platform takes for full marks."""
+    if kind == "canvas":
+        cells = [row[column] for row in rows[1:] if row and row[0].strip() == "Points Possible" and len(row) > column]
+    else:
+        cells = [row.get("Maximum Grade", "") for row in (dict(zip(rows[0], row, strict=False)) for row in rows[1:])]
+    return {f"{float(cell):g}" for cell in cells if re.fullmatch(r"\d+([.]\d+)?", cell)}
 
 
 def _filled(rows: list[list[str]], found: list[Grade], key: int, column: int) -> tuple[str, list[str]]:

@@ -23,7 +23,9 @@ _PLAIN = """<!DOCTYPE html>
 """
 
 
-def feedback(course_dir: str | Path, assignment: str, *, students: str = "*", db: str | None = None) -> list[Path]:
+def feedback(
+    course_dir: str | Path, assignment: str, *, students: str = "*", db: str | None = None, stale_only: bool = False
+) -> list[Path]:
     """Write `feedback/<student>/<assignment>/<assignment>.html` for every graded submission.
 
     Beside it go the two small files by which `nbgrader release_feedback` knows the submission, where it has them.
@@ -33,25 +35,28 @@ def feedback(course_dir: str | Path, assignment: str, *, students: str = "*", db
         assignment: name of the assignment.
         students: a glob over student ids.
         db: SQLAlchemy URL of the gradebook; the course's own by default.
+        stale_only: leave a page that is newer than the executed notebook. Corrections by hand need all of them.
 
     Returns:
-        The pages, by student.
+        The pages that were written, by student.
     """
     root, ledger = Path(course_dir).resolve(), Ledger(course_dir, assignment)
     url = db or default_url(course_dir)
     gradebook = load_nbgrader().Gradebook(url)
     with gradebook:
-        known = [submission.student.id for submission in gradebook.assignment_submissions(assignment)]
+        submissions = gradebook.assignment_submissions(assignment)
+        scores = {submission.student.id: (submission.score, submission.max_score) for submission in submissions}
     exporter = _exporter()
     pages = []
-    for student in sorted(name for name in known if fnmatch.fnmatchcase(name, students)):
-        result = ledger.latest(student) or {}
+    for student in sorted(name for name in scores if fnmatch.fnmatchcase(name, students)):
         page = root / "feedback" / student / assignment / f"{assignment}.html"
         notebook = root / "autograded" / student / assignment / f"{assignment}.ipynb"
-        if notebook.is_file():
-            content = _render(exporter, notebook, assignment, student, url)
+        if not notebook.is_file():
+            content = _plain(assignment, ledger.latest(student) or {}, *scores[student])
+        elif stale_only and page.is_file() and page.stat().st_mtime_ns > notebook.stat().st_mtime_ns:
+            continue
         else:
-            content = _plain(assignment, result)
+            content = _render(exporter, notebook, assignment, student, url)
         write(page, content.encode())
         for name in EXCHANGE_FILES:
             text = exchange_file(root / "submitted" / student / assignment, name)
@@ -91,11 +96,11 @@ def _render(exporter: Any, path: Path, assignment: str, student: str, url: str) 
     return page
 
 
-def _plain(assignment: str, result: dict[str, Any]) -> str:
+def _plain(assignment: str, result: dict[str, Any], score: float, most: float) -> str:
     status, message = result.get("status", "missing"), result.get("message", "")
     return _PLAIN.format(
         title=html.escape(assignment),
-        score=result.get("score", 0.0),
-        most=result.get("max_score", 0.0),
+        score=score,
+        most=most,
         message=html.escape(f"Nothing could be run: {status}. {message}"),
     )

@@ -28,7 +28,7 @@ from typing import Any
 
 from course_lib.grading import cage
 from course_lib.grading.bundle import Bundle, text
-from course_lib.grading.grade_one import grade_one, write_library
+from course_lib.grading.grade_one import grade_one, lost, write_library
 from course_lib.grading.kernel import Start, warm
 from course_lib.grading.sandbox import LIBRARY, SHARED, SandboxUnavailable, require_sandbox, wall
 
@@ -102,9 +102,7 @@ class ForkServer:
             if answer is not None:
                 break
         else:
-            answer = {"student": student, "assignment": self._plan.assignment, "status": "lost"}
-            answer |= {"score": 0.0, "max_score": self._plan.max_score, "tasks": {}, "flags": [], "notes": []}
-            answer |= {"message": "The grader's child died twice on this submission.", "notebook": None}
+            answer = lost(student, "The grader's child died twice on this submission.")
         if answer.get("raised") == "SandboxUnavailable":
             raise SandboxUnavailable(answer["message"])
         return answer

@@ -87,6 +87,12 @@ def _blank(plan: Bundle, packed: dict, student: str) -> dict[str, Any]:
     }
 
 
+def lost(student: str, why: str) -> dict[str, Any]:
+    """Give the result of a submission that an engine could not bring home: no status of its own, no score."""
+    empty = {"score": 0.0, "max_score": 0.0, "tasks": {}, "flags": [], "notes": [], "notebook": None}
+    return {"student": student, "status": "lost", "message": why, **empty}
+
+
 def _suspicions(steps: list[Step], topic: str) -> Iterator[Flag]:
     for step in steps:
         if step.own and step.kind == "code" and (found := suspicious(step.source, topic)):
@@ -100,7 +106,7 @@ def _run(plan: Bundle, packed: dict, steps: list[Step], result: dict, start: Sta
             raise SandboxUnavailable(f"Submitted code runs only in a sandbox: got the start {how.provisioner}.")
         with kernel(how, folder, str(library), plan.limits) as session:
             result["sandbox"] = how.provisioner if sandbox else "none"
-            findings = examine(session, steps, plan, load(plan.checks, plan.assignment))
+            findings = examine(session, steps, load(plan.checks, plan.assignment))
             ended = session.ended
     result["tasks"] = findings.as_dicts()
     result["score"] = float(sum(mark.score for mark in findings.marks.values()))

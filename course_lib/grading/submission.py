@@ -74,7 +74,7 @@ def pack(folder: str | Path, assignment: str, limits: Limits | None = None) -> b
         notebook = _choose_notebook(files, assignment, packed)
         if notebook is not None:
             _pack_notebook(notebook, limits, packed)
-        _pack_data(Path(folder), [path for path in files if path.suffix != ".ipynb"], packed)
+        _pack_data([path for path in files if path.suffix != ".ipynb"], packed)
     except OSError as error:
         packed["trouble"] = ["unreadable", f"A file cannot be read: {error.strerror}."]
     return json.dumps(packed, sort_keys=True).encode()
@@ -122,7 +122,7 @@ def _pack_notebook(path: Path, limits: Limits, packed: dict) -> None:
     packed["notebook"] = base64.b64encode(path.read_bytes()).decode()
 
 
-def _pack_data(folder: Path, files: list[Path], packed: dict) -> None:
+def _pack_data(files: list[Path], packed: dict) -> None:
     room = DATA_BYTES
     for path in files:
         size = path.lstat().st_size

@@ -115,6 +115,25 @@ def test_two_notebooks_of_other_names_are_a_question_for_that_student_only(tmp_p
     assert set(report.students) == {"alan"} and "a.ipynb, b.ipynb" in report.refused["a.zip: ada"]
 
 
+def test_who_handed_in_no_notebook_is_named(tmp_path):
+    members = [
+        ("Ada L_1_assignsubmission_file_/answers.pdf", b"%PDF"),
+        ("Ben T_2_assignsubmission_file_/", b""),
+        ("Cy K_3_assignsubmission_file_/", b""),
+        (f"Cy K_3_assignsubmission_file_/{TOPIC}.ipynb", NOTEBOOK),
+        ("Cy K_3_assignsubmission_onlinetext_/onlinetext.html", b"<p>late</p>"),
+    ]
+    report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)], "moodle")
+    assert set(report.students) == {"cy-k_3"} and set(report.refused) == {"a.zip: ada-l_1", "a.zip: ben-t_2"}
+    assert "answers.pdf" in report.refused["a.zip: ada-l_1"] and "empty folder" in report.refused["a.zip: ben-t_2"]
+
+
+def test_a_numbered_copy_is_the_newer_one(tmp_path):
+    members = [(f"ada/{TOPIC} (1).ipynb", b"second"), (f"ada/{TOPIC}.ipynb", b"first"), ("ada/old.ipynb", b"")]
+    report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])
+    assert handed_in(tmp_path) == {"ada": b"second"} and report.refused == {}
+
+
 def test_members_of_another_platform_are_named(tmp_path):
     packed = archive(tmp_path / "a.zip", [("readme.txt", b""), (f"lovelaceada_4711_99_{TOPIC}.ipynb", NOTEBOOK)])
     report = collect(tmp_path, TOPIC, [packed], "moodle")

@@ -110,6 +110,25 @@ def test_a_persons_grade_stays_and_is_looked_at_again(class_of_three, run):
         assert (mark.auto_score, mark.manual_score, mark.score, mark.needs_manual_grade) == (2.0, 1.5, 1.5, True)
 
 
+def test_a_page_shows_a_persons_grade_also_where_nothing_could_be_run(class_of_three, run):
+    (class_of_three / "submitted" / "cy" / NAME / f"{NAME}.ipynb").write_text("not a notebook")
+    run(class_of_three, students="cy")
+    with load_nbgrader().Gradebook(default_url(class_of_three)) as book:
+        book.find_grade("test_clipped", NAME, NAME, "cy").manual_score = 1.5
+        book.db.commit()
+    (page,) = feedback(class_of_three, NAME)
+    assert "Score: 1.5 of 6" in page.read_text() and "unreadable" in page.read_text()
+
+
+def test_only_stale_pages_are_written_anew(class_of_three, run):
+    run(class_of_three)
+    assert len(feedback(class_of_three, NAME, stale_only=True)) == 3
+    tiny.submit(class_of_three, "bob", notebook(RIGHT))
+    run(class_of_three)
+    assert [page.parts[-3] for page in feedback(class_of_three, NAME, stale_only=True)] == ["bob"]
+    assert feedback(class_of_three, NAME, stale_only=True) == []
+
+
 def test_the_time_of_handing_in_reaches_the_gradebook(class_of_three, run):
     folder = class_of_three / "submitted" / "ann" / NAME
     (folder / "timestamp.txt").write_text("2026-03-01 12:00:00 UTC\n")

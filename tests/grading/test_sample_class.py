@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -82,7 +83,12 @@ def test_a_second_run_grades_nobody_again(graded):
 def test_the_table_is_for_people(graded):
     shown = command(graded[0], "grade", TOPIC).stdout
     assert "0 graded now, 12 handed in" in shown and all(student in shown for student in EXPECTED)
-    assert "3 soft_threshold" in shown and "feedback" in shown
+    assert "3 soft_threshold" in shown and "feedback" in shown and "of 10" in shown
+    (mean,) = (line.split()[1:] for line in shown.splitlines() if line.strip().startswith("mean"))
+    points = [[*marks, sum(marks)] for marks in EXPECTED.values()]
+    assert [float(cell) for cell in mean] == pytest.approx(
+        [fmean(task) for task in zip(*points, strict=True)], abs=0.05
+    )
 
 
 def test_feedback_is_written_for_everybody(graded):
@@ -130,13 +136,23 @@ def test_export_fills_moodles_worksheet(numbered, tmp_path):
         "Participant 5,Did Nothing,,10.00\n",
         encoding="utf-8",
     )
-    text, missing = export(numbered, TOPIC, "moodle", template=sheet)
+    text, remarks = export(numbered, TOPIC, "moodle", template=sheet)
     assert [row[1:3] for row in rows(text)[1:]] == [
         ["Lovelace, Ada", "10"],
         ['\'=HYPERLINK("http://x")', "10"],
         ["Did Nothing", ""],
     ]
-    assert missing == ["not-enrolled_99"]
+    assert remarks == [f"not in {sheet}: not-enrolled_99"]
+
+
+def test_export_says_that_the_platforms_maximum_is_another(numbered, tmp_path):
+    sheet = tmp_path / "worksheet.csv"
+    sheet.write_text("Identifier,Grade,Maximum Grade\nParticipant 4711,,100.00\nParticipant 12,,100.00\n")
+    _, (remark, _) = export(numbered, TOPIC, "moodle", template=sheet)
+    assert "is 100, the exercise has 10 points" in remark
+    sheet.write_text("Student,ID,Norm_Penalties (88)\n    Points Possible,,20\nA,4711,\n")
+    _, (remark, *_) = export(numbered, TOPIC, "canvas", template=sheet)
+    assert "is 20, the exercise has 10 points" in remark
 
 
 def test_export_fills_canvas_gradebook(numbered, tmp_path):
