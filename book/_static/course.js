@@ -1,8 +1,14 @@
-// What every page needs: whatever scrolls sideways can be reached and scrolled by keyboard.
+// What every page needs: an equation that is a little too wide is set smaller, and whatever still scrolls sideways can
+// be reached and scrolled by keyboard.
 {
   const scrollers = () => [...document.querySelectorAll(".katex-display, .course-table, .pst-scrollable-table-container")];
+  const smallest = 0.75;
   const mark = () => {
-    // All are asked before one is marked, or each answer costs a layout.
+    // All are asked before one is changed, or each answer costs a layout.
+    const equations = [...document.querySelectorAll(".katex-display")];
+    for (const box of equations) box.style.fontSize = "";
+    const shares = equations.map((box) => box.clientWidth / box.scrollWidth);
+    shares.forEach((share, i) => { if (share < 1 && share >= smallest) equations[i].style.fontSize = `${0.99 * share}em`; });
     const wide = scrollers().map((box) => [box, box.scrollWidth > box.clientWidth + 1]);
     for (const [box, scrolls] of wide) {
       if (scrolls) box.tabIndex = 0;
@@ -11,6 +17,7 @@
   };
   window.addEventListener("load", () => setTimeout(mark));
   window.addEventListener("resize", mark);
+  document.addEventListener("toggle", mark, true); // what was folded has had no width
   document.fonts?.ready.then(mark);
 }
 // A page that loads draws the figures in sight; now come the others, before anybody scrolls or takes a picture of the page.
