@@ -347,9 +347,8 @@ def table(
         mark = ' class="chosen"' if values[0] in chosen else ""
         tds = "".join(f"<td{_align(numeric[i], cells[i])}>{rich_text(cells[i])}</td>" for i in range(1, len(cells)))
         lines.append(f'<tr{mark}><th scope="row"{_align(False, cells[0])}>{_row_name(cells[0])}</th>{tds}</tr>')
-    wide = ' class="wide"' if len(columns) > 5 else ""  # smaller letters, so that a screen's width holds them
     markup = (
-        f'<div class="course-table" role="region" aria-label="{attribute(caption)}" tabindex="0"><table{wide}>'
+        f'<div class="course-table" role="region" aria-label="{attribute(caption)}" tabindex="0"><table>'
         f"<caption><span>{rich_text(caption)}</span></caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
