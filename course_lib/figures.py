@@ -346,7 +346,7 @@ def table(
     for values, cells in zip(body, texts, strict=True):
         mark = ' class="chosen"' if values[0] in chosen else ""
         tds = "".join(f"<td{_align(numeric[i], cells[i])}>{rich_text(cells[i])}</td>" for i in range(1, len(cells)))
-        lines.append(f'<tr{mark}><th scope="row"{_align(False, cells[0])}>{_row_name(cells[0])}</th>{tds}</tr>')
+        lines.append(f'<tr{mark}><th scope="row"{_align(False, cells[0][:40])}>{_row_name(cells[0])}</th>{tds}</tr>')
     markup = (
         f'<div class="course-table" role="region" aria-label="{attribute(caption)}" tabindex="0"><table>'
         f"<caption><span>{rich_text(caption)}</span></caption><thead><tr>{head}</tr></thead>"
@@ -537,7 +537,7 @@ def _row_name(name: str) -> str:
 
 
 def _align(numeric: bool, text: str = "") -> str:
-    """Say how a cell stands: numbers to the right, a long text with room to be read."""
+    """Say how a cell stands: numbers to the right, a text with room to be read (the name of a row needs less)."""
     kind = "number" if numeric else "long" if len(text) > 40 else "phrase" if len(text) > 20 else ""
     return f' class="{kind}"' if kind else ""
 
