@@ -345,8 +345,8 @@ def table(
     lines = []
     for values, cells in zip(body, texts, strict=True):
         mark = ' class="chosen"' if values[0] in chosen else ""
-        tds = "".join(f"<td{_align(numeric[i])}>{rich_text(cells[i])}</td>" for i in range(1, len(cells)))
-        lines.append(f'<tr{mark}><th scope="row">{_row_name(cells[0])}</th>{tds}</tr>')
+        tds = "".join(f"<td{_align(numeric[i], cells[i])}>{rich_text(cells[i])}</td>" for i in range(1, len(cells)))
+        lines.append(f'<tr{mark}><th scope="row"{_align(False, cells[0][:40])}>{_row_name(cells[0])}</th>{tds}</tr>')
     markup = (
         f'<div class="course-table" role="region" aria-label="{attribute(caption)}" tabindex="0"><table>'
         f"<caption><span>{rich_text(caption)}</span></caption><thead><tr>{head}</tr></thead>"
@@ -379,6 +379,9 @@ def checked(fig: Figure | Axes | None) -> Figure:
             f"figure: at most 6 in wide can be read on a phone, got {width:g}; call use_style() before "
             f"drawing (it draws {WIDTH} in wide) and stack panels"
         )
+    for ax in fig.axes:
+        if ax.images and not [*ax.get_xticks(), *ax.get_yticks()]:  # no axes to read: a frame, on all sides alike
+            ax.spines[:].set(visible=True, linewidth=0.5, alpha=0.5)
     return fig
 
 
@@ -453,14 +456,14 @@ def digest(text: str) -> str:
 def rich_text(text: str) -> str:
     r"""Escape a text for HTML, marking ``$...$`` so that the book sets it as mathematics when it is built.
 
-    In a notebook the front end's own MathJax sets it. Write a literal dollar sign as ``\$``. A number like 1.2e-07 is
-    set as a power of ten that no line break parts.
+    In a notebook the front end's own MathJax sets it. Write a literal dollar sign as ``\$``. Numbers are set as
+    ``set_numbers`` does.
     """
     parts = re.split(r"(?<!\\)\$(.+?)(?<!\\)\$", str(text), flags=re.S)
     out = []
     for i, part in enumerate(parts):
         safe = html.escape(part if i % 2 else part.replace("\\$", "$"), quote=False)
-        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else with_powers(safe))
+        out.append(f'<span class="course-math">${safe}$</span>' if i % 2 else set_numbers(safe))
     return "".join(out)
 
 
@@ -481,6 +484,24 @@ def with_powers(text: str) -> str:
         return mantissa if exponent == "0" else f"{times}10{raised}"
 
     return _SCIENTIFIC.sub(power, text)
+
+
+def set_numbers(text: str) -> str:
+    r"""Write the numbers of a plain text as in print: powers of ten, true minus signs, and no line break inside.
+
+    >>> set_numbers("-0.3 ± 2e-07")
+    '−0.3\xa0±\xa02·10⁻⁷'
+    """
+    return kept_together(re.sub(r"(?<![\w.)\]/–-])-(?=\d)", "−", with_powers(text)))
+
+
+def kept_together(text: str) -> str:
+    r"""Let no line break part a number from its per cent, its half width or its thousands.
+
+    >>> kept_together("3 ± 1 % of 60 000 images")
+    '3\xa0±\xa01\xa0% of 60\xa0000 images'
+    """
+    return re.sub(r"(?<=\d) (?=%|±|\d{3}(?!\d))|(?<=±) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
 def attribute(text: str) -> str:
@@ -515,8 +536,10 @@ def _row_name(name: str) -> str:
     return f'<span aria-hidden="true">{rich_text(name)}</span><span class="course-said">{attribute(name)}</span>'
 
 
-def _align(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+def _align(numeric: bool, text: str = "") -> str:
+    """Say how a cell stands: numbers to the right, a text with room to be read (the name of a row needs less)."""
+    kind = "number" if numeric else "long" if len(text) > 40 else "phrase" if len(text) > 20 else ""
+    return f' class="{kind}"' if kind else ""
 
 
 def _two_decimals(match: re.Match) -> str:

@@ -220,7 +220,7 @@ def test_table_has_headings_caption_and_scopes():
     markup = table._repr_mimebundle_()[0]["text/html"]
     assert "<caption><span>On &lt;digits&gt;.</span></caption>" in markup
     assert markup.count('<th scope="col"') == 2 and markup.count('<th scope="row"') == 2
-    assert '<tr class="chosen"><th scope="row">L2</th><td class="number">0.965 ± 0.06</td>' in markup
+    assert '<tr class="chosen"><th scope="row">L2</th><td class="number">0.965\xa0±\xa00.06</td>' in markup
     assert repr(table).splitlines()[2].split() == ["plain", "0.95"]
 
 
@@ -261,3 +261,20 @@ def test_table_refuses_what_does_not_fit(rows, options, problem):
 )
 def test_rich_text(text, markup):
     assert figures.rich_text(text) == markup
+
+
+def test_images_without_axes_have_a_whole_frame_and_others_keep_theirs():
+    with figures.style_context():
+        fig, (image, plot) = plt.subplots(1, 2)
+        image.imshow([[0, 1]])
+        image.set(xticks=[], yticks=[])
+        plot.plot([0, 1])
+        figures.checked(fig)
+    assert all(spine.get_visible() for spine in image.spines.values())
+    assert not plot.spines["top"].get_visible()
+    plt.close(fig)
+
+
+def test_long_cells_are_marked():
+    markup = figures.table([["C4, 10 fields, batch 128", "a" * 50]], ["layer", "what"], caption="c").markup
+    assert '<th scope="row" class="phrase">' in markup and '<td class="long">' in markup

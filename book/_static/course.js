@@ -5,20 +5,26 @@ window.addEventListener("load", () => setTimeout(() => {
   document.documentElement.dataset.courseDrawn = "";
   if (asked && place >= 0 && place < innerHeight) scrollBy({ top: asked.getBoundingClientRect().top - place, behavior: "instant" });
 }));
-// Whatever scrolls sideways can be reached and scrolled by keyboard. (What is not laid out has no width: this comes second.)
+// An equation that is a little too wide is set smaller, and whatever still scrolls sideways can be reached and scrolled by
+// keyboard. (What is not laid out has no width: this comes second.)
 {
   const scrollers = () => [...document.querySelectorAll(".katex-display, .course-table, .pst-scrollable-table-container")];
+  const smallest = 0.75;
   const mark = () => {
-    // All are asked before one is marked, or each answer costs a layout.
+    // All are asked before one is changed, or each answer costs a layout.
+    const equations = [...document.querySelectorAll(".katex-display")];
+    for (const box of equations) box.style.fontSize = "";
+    const shares = equations.map((box) => box.clientWidth / box.scrollWidth);
+    shares.forEach((share, i) => { if (share < 1 && share >= smallest) equations[i].style.fontSize = `${0.99 * share}em`; });
     const wide = scrollers().map((box) => [box, box.scrollWidth > box.clientWidth + 1]);
     for (const [box, scrolls] of wide) {
       if (scrolls) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
   };
-  window.addEventListener("load", () => setTimeout(mark));
+  window.addEventListener("load", () => setTimeout(() => document.fonts.ready.then(mark)));
   window.addEventListener("resize", mark);
-  document.fonts?.ready.then(mark);
+  document.addEventListener("toggle", mark, true); // what was folded has had no width
 }
 // What a page can be read without comes when it has loaded: tips of buttons, the contents that follow, buttons to copy.
 {

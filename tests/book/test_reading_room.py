@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-from reading_room import bundle, drawings, execution, finish, mathematics, trim  # noqa: E402
+from reading_room import bundle, drawings, execution, finish, mathematics, trim, typography  # noqa: E402
 
 
 def build(tmp_path, pages: dict[str, str], modules: list[str], **config) -> tuple[Sphinx, str, str]:
@@ -92,6 +92,28 @@ def test_boxes_of_the_class_dropdown_fold(tmp_path):
     assert html.count("<details") == html.count("</details>") == 3
     assert "<summary>A &lt;hint&gt;</summary>" in html and "<summary>Proof</summary>" in html
     assert "<summary>Theorem: Main</summary>" in html and "Proof. " not in html
+
+
+# -- typography
+
+
+def test_marks_stay_with_their_formula_and_numbers_are_whole(tmp_path):
+    text = "# T\n\n*It*, that is ($x$), and $y$, or *it*, 60 000 times and 3 ± 1 %, never `60 000`.\n"
+    config = MATH | {"modules": [*MATH["modules"], "reading_room.typography"]}
+    _, _, warned = build(tmp_path, {"index": text}, **config)
+    html = page(tmp_path)
+    assert not warned and html.count('<span class="course-glued">') == 2
+    assert ', that is <span class="course-glued">(<span' in html and "</span>),</span> and " in html
+    assert "</span>,</span> or <em>it</em>, 60\xa0000 times and 3\xa0±\xa01\xa0%, never" in html
+    assert '<span class="pre">60</span> <span class="pre">000</span>' in html
+
+
+def test_numbers_of_runs_are_set_as_in_print():
+    pasted = nodes.inline("", "-0.1 ± 3e-07", classes=["pasted-text"])
+    sentence = nodes.paragraph("", "", nodes.Text("by "), pasted, nodes.Text(" %, on 2026-11-21"))
+    for element in (sentence, pasted):
+        typography.set_texts(element)
+    assert sentence.astext() == "by −0.1\xa0±\xa03·10⁻⁷\xa0%, on 2026-11-21"
 
 
 # -- execution
@@ -239,6 +261,11 @@ def test_finish_mends_what_the_theme_writes_and_does_so_once():
     assert page.count("viewport") == 1 and "aria-label" not in page and "role=" not in page
     assert "proof-content" not in page
     assert finish.finish(page) == page
+
+
+def test_only_long_words_of_code_may_break():
+    marked = finish.finish('<span class="pre">--from</span> <span class="pre">benchmarks/tangent_prop_mnist.py</span>')
+    assert marked == '<span class="pre">--from</span> <span class="pre long">benchmarks/tangent_prop_mnist.py</span>'
 
 
 def test_parameters_of_a_signature_are_lines_and_true_definitions_stay():

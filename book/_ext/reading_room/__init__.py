@@ -6,6 +6,7 @@ MODULES = (
     "execution",
     "mathematics",
     "folds",
+    "typography",
     "terms",
     "notebooks",
     "opening",

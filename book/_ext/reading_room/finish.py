@@ -8,7 +8,7 @@ import re
 
 def finish(page: str) -> str:
     """Return the page as it should be."""
-    for mend in (drop_unused, once_each, defer, colour_at_once, speak_plainly, own_ids_only, plain_code):
+    for mend in (drop_unused, once_each, defer, colour_at_once, speak_plainly, own_ids_only, plain_code, whole_words):
         page = mend(page)
     return page
 
@@ -110,6 +110,11 @@ UNSEEN = re.compile(rf'<span class="(?:{"|".join(UNCOLOURED)})">([^<]*)</span>|<
 def plain_code(page: str) -> str:
     """Take the marks off the parts of code that look like the rest; they are two thirds of a chapter's elements."""
     return CODE.sub(lambda code: UNSEEN.sub(lambda part: part[1] or "", code[0]), page)
+
+
+def whole_words(page: str) -> str:
+    """Mark the long words of code in the text: only these may break within (see course.css)."""
+    return re.sub(r'<span class="pre">(?=[^<]{21})', '<span class="pre long">', page)
 
 
 def wrap(app):
