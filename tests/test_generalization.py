@@ -224,6 +224,9 @@ MUTANTS = {
         "added to the singular values": edited("min_norm_fit", "s / (s**2 + n * strength)", "1 / (s + n * strength)"),
         "zero directions kept": edited("min_norm_fit", "s > 1e-5 * s[0]", "s > 0 * s[0] - 1"),
         "small directions dropped": edited("min_norm_fit", "1e-5 * s[0]", "0.5 * s[0]"),
+        "small strengths taken for 0": lambda phi, y, strength=0.0: ridge_or_pinv(
+            phi, y, strength if strength > 1e-3 else 0
+        ),
         "weak directions dropped": edited("min_norm_fit", "1e-5 * s[0]", "1e-3 * s[0]"),
         "a small constant for zero": edited("min_norm_fit", "1e-5 * s[0]", "1e-6"),
         "outputs detached": lambda phi, y, strength=0.0: ridge_or_pinv(phi, y.detach(), strength),

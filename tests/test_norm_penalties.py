@@ -37,9 +37,7 @@ MUTANTS = {
         "matrices only": lambda theta, a: a / 2 * sum((p**2).sum() * (p.ndim > 1) for p in theta),
         "detached": lambda theta, a: a / 2 * sum((p.detach() ** 2).sum() + 0 * p.sum() for p in theta),
         "value by .item()": lambda theta, a: torch.tensor(a / 2 * sum((p**2).sum().item() for p in theta)),
-        "only what needs a gradient": lambda theta, a: sum(
-            [a / 2 * (p**2).sum() for p in theta if p.requires_grad], torch.zeros((), dtype=torch.float64)
-        ),
+        "only what needs a gradient": lambda theta, a: a / 2 * sum((p**2).sum() * p.requires_grad for p in theta),
         "NaN gradient at zero": lambda theta, a: a / 2 * sum((p**2).sum() for p in theta).sqrt() ** 2,
         "strength squared": lambda theta, a: a**2 / 2 * sum((p**2).sum() for p in theta),
         "always float32": lambda theta, a: a / 2 * sum((p.float() ** 2).sum() for p in theta),
@@ -103,7 +101,7 @@ MUTANTS = {
         "counts from zero": edited("**t", "**(t + 1)"),
         "averages swapped": edited("0.9 * m + 0.1 * g", "0.1 * m + 0.9 * g"),
         "mean of squares never falls": edited(
-            "v = 0.999 * v + 0.001 * g**2", "v = torch.maximum(v, 0.999 * v + 0.001 * g**2)"
+            "v = 0.999 * v + 0.001 * g**2", "v = v.maximum(0.999 * v + 0.001 * g**2)"
         ),
         "averages in place": edited("v = 0.999 * v + 0.001 * g**2", "v.mul_(0.999).add_(0.001 * g**2)"),
         "weight in place": edited("return", "w.mul_(1 - lr * decay).sub_(lr * step); return w, m, v #"),

@@ -315,6 +315,7 @@ def probe_min_norm_fit(implementation, seed):
             out[f"{name} {dtype} ridge"] = implementation(*given, strength=draw_strength(seed)).numpy().copy()
             kept = (given[0].numpy() == phi.astype(dtype)).all() and (given[1].numpy() == y.astype(dtype)).all()
             out[f"{name} {dtype} kept"] = np.array(bool(kept))
+        out[f"{name} small strength"] = implementation(torch.tensor(phi), torch.tensor(y), 1e-4).numpy().copy()
         wanted = torch.tensor(y, requires_grad=True)
         w = implementation(torch.tensor(phi), wanted)
         out[f"{name} graph"] = np.array(w.requires_grad)
@@ -356,6 +357,9 @@ def verify_min_norm_fit(arrays, seed):
             assert arrays[f"{name} {dtype} kept"], "an argument was changed in place: return a new tensor instead"
         limit = f"strength 0, {name}: the result is not the limit of small strengths"
         close(arrays[f"{name} near the limit"], arrays[f"{name} float64 plain"], limit, exact=1e-4)
+        ridge = arrays[f"{name} small strength"]
+        slope = phi.T @ (phi @ ridge - y) / n + 1e-4 * ridge
+        assert np.abs(slope).max() < 1e-7, f"strength 1e-4, {name}: the derivative of the objective is not zero"
         units = f"strength 0, {name}, features 1e8 times smaller: is zero relative to the largest singular value?"
         close(arrays[f"{name} small units"] * 1e-8, arrays[f"{name} float64 plain"], units, exact=1e-6)
         assert arrays[f"{name} graph"], "gradients do not reach y: compute with torch, and detach nothing"
