@@ -102,6 +102,9 @@ MUTANTS = {
         "zero let through": error('raise ValueError("zero")', "pass"),
         "zero called equivariant": error('raise ValueError("zero")', "return y.sum()"),
         "guarded by a small number": error("/ y.norm()", "/ (y.norm() + 1e-3)"),
+        "zero of the sum": error("not y.any()", "y.sum() == 0"),
+        "zero of one image": error("not y.any()", "not all(one.any() for one in y)"),
+        "small taken for zero": error("not y.any()", "y.norm() < 1e-6"),
         "zero looked for after g": error("not y.any()", "not f(g(x)).any()"),
         "f after g forgotten": error("f(g(x))", "g(x) * 0 + f(x)"),
     },
@@ -198,6 +201,13 @@ def error_by_means(f, x, g, rho=None):
     return torch.nn.functional.mse_loss(moved, expected).sqrt() / y.square().mean().sqrt()
 
 
+def error_one_image_at_a_time(f, x, g, rho=None):
+    y, moved = (torch.cat([f(one) for one in batch.split(1)]) for batch in (x, g(x)))
+    if not y.any():
+        raise ValueError("zero")
+    return (moved - (y if rho is None else rho(y))).norm() / y.norm()
+
+
 def consistency_by_sets(f, x, gs):
     classes = [f(h(x)).max(dim=1).indices.tolist() for h in (lambda x: x, *gs)]
     return sum(len(set(one)) == 1 for one in zip(*classes, strict=True)) / len(x)
@@ -252,6 +262,7 @@ ALTERNATIVES = {
     "equivariance_error": {
         "image by image": error_by_lists,
         "root of the mean squares": error_by_means,
+        "f asked for one image at a time": error_one_image_at_a_time,
     },
     "orbit_consistency": {
         "sets of classes": consistency_by_sets,

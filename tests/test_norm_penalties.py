@@ -81,6 +81,7 @@ MUTANTS = {
         "subgradient of l1": lambda w, g, lr, l1, l2: (w - lr * (g + l1 * w.sign())) / (1 + lr * l2),
         "l1 and l2 swapped": lambda w, g, lr, l1, l2: softshrink(w - lr * g, lr * l2) / (1 + lr * l1),
         "in place": lambda w, g, lr, l1, l2: w.copy_(softshrink(w - lr * g, lr * l1) / (1 + lr * l2)),
+        "zeros stay zero": lambda w, g, lr, l1, l2: (w != 0) * softshrink(w - lr * g, lr * l1) / (1 + lr * l2),
         "small for zero": lambda w, g, lr, l1, l2: (
             softshrink(w - lr * g, lr * l1) / (1 + lr * l2) * (softshrink(w - lr * g, lr * l1).abs() > 1e-3)
         ),
@@ -100,6 +101,9 @@ MUTANTS = {
         "gradient not squared": edited("g**2", "g.abs()"),
         "counts from zero": edited("**t", "**(t + 1)"),
         "averages swapped": edited("0.9 * m + 0.1 * g", "0.1 * m + 0.9 * g"),
+        "t stops at 100": lambda w, g, m, v, t, lr, decay: edited("return", "return")(
+            w, g, m, v, min(t, 100), lr, decay
+        ),
         "mean of squares never falls": edited(
             "v = 0.999 * v + 0.001 * g**2", "v = v.maximum(0.999 * v + 0.001 * g**2)"
         ),

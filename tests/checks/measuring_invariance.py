@@ -61,8 +61,12 @@ def probe_equivariance_error(implementation, seed):
         out[f"input after {dtype}"] = x.numpy()
     out["constant"] = implementation(lambda images: torch.ones(len(images), 3), x, turn).numpy()
     out["zero"] = name_of_error(lambda: implementation(lambda images: 0 * images, x, turn))
-    out["zero at x only"] = name_of_error(lambda: implementation(lambda images: images - x, x, turn))
-    out["zero at g x only"] = implementation(lambda images: images - turn(x), x, turn).numpy()
+    pixel = torch.zeros(4, 4, dtype=torch.float64)
+    pixel[1, 3] = 1.0  # the turn takes it to another place
+    dots = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)[:, None, None, None] * pixel  # they sum to 0
+    out["zero at x only"] = name_of_error(lambda: implementation(lambda images: images * (1 - pixel), dots, turn))
+    out["zero at g x only"] = implementation(lambda images: images * pixel, dots, turn).numpy()
+    out["small"] = implementation(lambda images: 1e-9 * images * pixel, dots, turn).numpy()
     return out
 
 
@@ -103,7 +107,8 @@ def verify_equivariance_error(arrays, seed):
     assert arrays["zero"] == "ValueError", "f(x) = 0 everywhere must be refused with require_nonzero(output=...)"
     at_x = "f(x) = 0 must be refused also where f(g·x) is not 0: f(x) is what you divide by"
     assert arrays["zero at x only"] == "ValueError", at_x
-    close(arrays["zero at g x only"], 1.0, "the error where f(g·x) is 0 and f(x) is not", "float32")
+    close(arrays["zero at g x only"], 1.0, "the error where f(g·x) is 0, and f(x) is 0 for one image of three")
+    close(arrays["small"], 1.0, "the error of a function with small values")
 
 
 # --- orbit consistency: image by image and element by element, in a loop ------------------------------------------

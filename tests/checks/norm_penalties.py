@@ -144,6 +144,7 @@ def draw_step_inputs(seed, dtype):
     lr, l1, l2 = (float(number) for number in random.uniform(0.2, 1.2, size=3))
     weight.flat[0], gradient.flat[0] = 0.5 * lr * l1, 0.0  # lands inside the threshold
     weight.flat[1], gradient.flat[1] = 2.0, -1.0  # and one that does not
+    weight.flat[3], gradient.flat[3] = 0.0, -l1 - 1.0  # a zero that must not stay one
     weight.flat[2], gradient.flat[2] = 1.001 * lr * l1, 0.0  # and one that only just does not
     return weight.astype(dtype), gradient.astype(dtype), lr, l1, l2
 
@@ -198,6 +199,12 @@ def draw_training(seed, dtype):
     return weight, gradients, float(random.uniform(0.05, 0.3)), float(random.uniform(0.2, 1.0))
 
 
+def draw_late_step(seed):
+    """Weight, gradient, mean and square in the middle of a training."""
+    weight, gradient, mean, square = np.random.default_rng([seed, 6]).normal(size=(4, 5))
+    return weight, gradient, mean, square**2
+
+
 def probe_adamw_step(implementation, seed):
     out = {}
     for dtype in ("float64", "float32"):
@@ -212,10 +219,16 @@ def probe_adamw_step(implementation, seed):
             out[f"kept {dtype} {step}"] = np.array(kept)
             for name, tensor in (("weight", weight), ("mean", mean), ("square", square)):
                 out[f"{name} {dtype} {step}"] = tensor.numpy().copy()
+    late = draw_late_step(seed)
+    out["late"] = implementation(*map(torch.tensor, late), step=700, lr=0.1, decay=0.5)[0].numpy().copy()
     return out
 
 
 def verify_adamw_step(arrays, seed):
+    weight, g, m, v = draw_late_step(seed)
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    adam = (m / (1 - 0.9**700)) / (np.sqrt(v / (1 - 0.999**700)) + 1e-8)
+    wanted = (1 - 0.1 * 0.5) * weight - 0.1 * adam
     for dtype in ("float64", "float32"):
         weight, gradients, lr, decay = draw_training(seed, dtype)
         weight, m, v = weight.astype("float64"), 0.0, 0.0
@@ -230,3 +243,4 @@ def verify_adamw_step(arrays, seed):
             close(arrays[f"mean {dtype} {step}"], m, f"the running mean after step {step}", dtype)
             close(arrays[f"square {dtype} {step}"], v, f"the running mean of squares after step {step}", dtype)
             close(arrays[f"weight {dtype} {step}"], weight, f"the weight after step {step}", dtype)
+    close(arrays["late"], wanted, "the weight after step 700 (both averages are still corrected)")
