@@ -41,7 +41,7 @@ def bias_variance(
 
     Returns:
         ``(bias_squared, variance, error)``, each in the shape, dtype and on the device of the target.
-        Differentiable.
+        Differentiable in both arguments.
 
     Raises:
         ValueError: fewer than two models, shapes that do not fit, not floating point, NaN or infinity.
@@ -70,7 +70,7 @@ def k_fold(n: int, k: int, seed: int) -> list[tuple[Int64[Tensor, " train"], Int
     Args:
         n: how many examples there are, at least 2.
         k: how many folds, from 2 to n; k = n holds out one example at a time.
-        seed: fixes the shuffle, from 0. torch's global generator is neither read nor moved.
+        seed: fixes the shuffle, from 0. No global generator is read or moved: not torch's, numpy's or Python's.
 
     Returns:
         k pairs ``(train, held_out)`` of int64 indices on the CPU, in any order within a part.
@@ -102,16 +102,18 @@ def learning_curve(
     """Train and test error of a method against the number of training examples.
 
     For every seed shuffle the training examples once. For every size take that many from the front of this order, call
-    ``fit`` on them, and measure two errors: on these same examples, and on all test examples. So the subsets of one
-    seed are nested, and a curve shows what *more* data do, not *other* data.
+    ``fit`` on them once, and measure two errors of this model: on these same examples, and on all test examples. So the
+    subsets of one seed are nested, and a curve shows what *more* data do, not *other* data.
 
     Args:
         fit: ``fit(x, y)`` returns a new model; it sees this subset and nothing else.
-        error: ``error(model, x, y)`` returns a number; measured as it is, in its own units.
+        error: ``error(model, x, y)`` returns a number (a float or a tensor of shape ()), kept as it is, in its
+            own units.
         train: ``(x, y)``, n inputs and their labels, one row each.
         test: ``(x, y)``, never passed to ``fit``.
         sizes: subset sizes from 1 to n, in any order.
-        seeds: one shuffle each, from 0. torch's global generator is neither read nor moved.
+        seeds: one shuffle each, from 0; a seed alone fixes its row, whatever other seeds stand beside it. No global
+            generator is read or moved.
 
     Returns:
         ``(train_errors, test_errors)``, float64 on the CPU, one row a seed, one column a size in the order given.

@@ -28,7 +28,7 @@ def l2_penalty(parameters: Iterable[Tensor], strength: float) -> Float[Tensor, "
 
     In a formula::
 
-        Ω(θ) = α/2 · Σᵢ θᵢ²
+        α·Ω(θ) = α/2 · Σᵢ θᵢ²
 
     Normalisation: a sum over all entries of all tensors, never a mean; the norm is squared; the
     1/2 is there, so that the gradient is αθ.
@@ -59,7 +59,7 @@ def l1_penalty(parameters: Iterable[Tensor], strength: float) -> Float[Tensor, "
 
     In a formula::
 
-        Ω(θ) = α · Σᵢ |θᵢ|
+        α·Ω(θ) = α · Σᵢ |θᵢ|
 
     Normalisation: a sum over all entries of all tensors, never a mean; no factor 1/2.
 

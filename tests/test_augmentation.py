@@ -61,6 +61,16 @@ def mixup_along_the_last_axis(x, y, weights, partners):
     return share * x + (1 - share) * x[partners], mixed[1]
 
 
+def in_evaluation_mode(f, x, transforms):
+    mode = getattr(f, "training", None)
+    if mode is not None:
+        f.eval()
+    result = library.averaged_probabilities(f, x, transforms)
+    if mode is not None:
+        f.train(mode)
+    return result
+
+
 def penalty_in_all_directions(model, x, tangents, variance):
     x = x.clone().requires_grad_()
     rows = [torch.autograd.grad(f.sum(), x, create_graph=True)[0] for f in model(x).T]
@@ -153,6 +163,7 @@ MUTANTS = {
         "first square for all": edited(CUTOUT, "square[:, None]", "square[:1, None]"),
         "a cross of whole rows and columns": edited(CUTOUT, "(i < side) & (j >= 0)", "(i < side) | (j >= 0)"),
         "keeps the square, blanks the rest": edited(CUTOUT, "square[:, None]", "~square[:, None]"),
+        "side no larger than the image": lambda im, r, c, s: library.cutout(im, r, c, min(s, *im.shape[-2:])),
         "filled with the mean": edited(CUTOUT, "0.0, images", "images.mean(), images"),
         "pushed back into the image": edited(
             CUTOUT,
@@ -190,6 +201,12 @@ MUTANTS = {
             getattr(f, "eval", lambda: 0)(),
             library.averaged_probabilities(f, x, ts),
         )[1],
+        "evaluates, and puts the mode back": in_evaluation_mode,
+        "each transform once": lambda f, x, ts: library.averaged_probabilities(f, x, list(dict.fromkeys(ts))),
+        "softmax without a shift": lambda f, x, ts: (
+            sum(f(t(x)).exp() / f(t(x)).exp().sum(1, keepdim=True) for t in ts) / len(ts)
+        ),
+        "x cut off": lambda f, x, ts: library.averaged_probabilities(f, x.detach(), ts),
         "divides by the batch": lambda f, x, ts: sum(f(t(x)).softmax(1) for t in ts) / len(x),
     },
     "first_order_penalty": {
@@ -207,6 +224,9 @@ MUTANTS = {
         "tangent at the wrong point": edited(PENALTY, "(x,), (tangents,)", "(tangents,), (x,)"),
         "a step of one": lambda f, x, v, s: s * (f(x + v) - f(x)).square().sum(1).mean(),
         "a step of the standard deviation": lambda f, x, v, s: (f(x + s**0.5 * v) - f(x)).square().sum(1).mean(),
+        "two steps of the standard deviation": lambda f, x, v, s: (
+            ((f(x + s**0.5 * v) - f(x - s**0.5 * v)) / 2).square().sum(1).mean()
+        ),
         "a small step to one side": lambda f, x, v, s: s * ((f(x + 0.01 * v) - f(x)) / 0.01).square().sum(1).mean(),
         "cut off": edited(PENALTY, "slopes.square()", "slopes.detach().square()"),
         "value by .item()": lambda f, x, v, s: torch.tensor(

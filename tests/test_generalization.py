@@ -1,5 +1,7 @@
 """generalization: wrong and right versions of each task, independent peers, closed forms, bad input."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def min_norm_fit(phi, y, strength=0.0):
 
 def edited(task, old="", new=""):
     assert old in SOURCES[task]
-    scope = {"torch": torch}
+    scope = {"torch": torch, "np": np, "dice": random}
     exec(SOURCES[task].replace(old, new) if old else SOURCES[task], scope)
     return scope[task]
 
@@ -104,6 +106,8 @@ MUTANTS = {
         "error of the mean model": lambda p, t: (*split(p, t)[:2], (p.mean(0) - t) ** 2),
         "always float32": lambda p, t: tuple(part.float() for part in split(p, t)),
         "in place": lambda p, t: split(p.sub_(t), 0 * t),
+        "mean detached": lambda p, t: split(p, t, center=p.mean(0).detach()),
+        "without gradients": lambda p, t: split(p.detach(), t),
     },
     "k_fold": {
         "not shuffled": edited(
@@ -137,6 +141,19 @@ MUTANTS = {
         "one split only": edited("k_fold", "    return pairs", "    return pairs[:1]"),
         "masks for indices": edited(
             "k_fold", "(torch.cat(rest), folds[i])", "(~torch.isin(torch.arange(n), folds[i]), folds[i])"
+        ),
+        "numpy's global generator": edited(
+            "k_fold",
+            "torch.randperm(n, generator=torch.Generator().manual_seed(seed))",
+            "(np.random.seed(seed), torch.as_tensor(np.random.permutation(n)))[1]",
+        ),
+        "Python's global generator": edited(
+            "k_fold",
+            "torch.randperm(n, generator=torch.Generator().manual_seed(seed))",
+            "(dice.seed(seed), torch.tensor(dice.sample(range(n), n)))[1]",
+        ),
+        "turned by the seed": edited(
+            "k_fold", "torch.randperm(n, generator=torch.Generator().manual_seed(seed))", "torch.arange(n).roll(seed)"
         ),
         "counts from one": edited("k_fold", "torch.randperm(n, g", "1 + torch.randperm(n, g"),
     },
@@ -180,6 +197,22 @@ MUTANTS = {
             "learning_curve", "return on_train, on_test", "return on_train.T, on_test.T"
         ),
         "in float32": edited("learning_curve", "dtype=torch.float64", "dtype=torch.float32"),
+        "the seed's place for the seed": edited("learning_curve", "manual_seed(seed)", "manual_seed(i)"),
+        "one generator for all rows": edited(
+            "learning_curve",
+            "generator = torch.Generator().manual_seed(seed)",
+            "generator = torch.Generator().manual_seed(seed) if i == 0 else generator",
+        ),
+        "shuffles the shuffled": edited(
+            "learning_curve",
+            "order = torch.randperm(len(x), generator=generator)",
+            "order = torch.randperm(len(x), generator=generator)\n"
+            "        x, y, order = x[order], y[order], torch.arange(len(x))",
+        ),
+        "turned by the seed": edited(
+            "learning_curve", "torch.randperm(len(x), generator=generator)", "torch.arange(len(x)).roll(seed)"
+        ),
+        "fits twice": edited("learning_curve", "error(model, test_x", "error(fit(x[some], y[some]), test_x"),
     },
     "min_norm_fit": {
         "n forgotten": edited("min_norm_fit", "n * strength", "strength"),
@@ -191,6 +224,12 @@ MUTANTS = {
         "added to the singular values": edited("min_norm_fit", "s / (s**2 + n * strength)", "1 / (s + n * strength)"),
         "zero directions kept": edited("min_norm_fit", "s > 1e-5 * s[0]", "s > 0 * s[0] - 1"),
         "small directions dropped": edited("min_norm_fit", "1e-5 * s[0]", "0.5 * s[0]"),
+        "small strengths taken for 0": lambda phi, y, strength=0.0: ridge_or_pinv(
+            phi, y, strength if strength > 1e-3 else 0
+        ),
+        "weak directions dropped": edited("min_norm_fit", "1e-5 * s[0]", "1e-3 * s[0]"),
+        "a small constant for zero": edited("min_norm_fit", "1e-5 * s[0]", "1e-6"),
+        "outputs detached": lambda phi, y, strength=0.0: ridge_or_pinv(phi, y.detach(), strength),
         "a constant for zero": edited("min_norm_fit", "s > 1e-5 * s[0]", "s > 2.0"),
         "ε of float64": edited("min_norm_fit", "1e-5 * s[0]", "max(n, p) * 2.2e-16 * s[0]"),
         "computed in float64, with its ε": lambda phi, y, strength=0.0: library.min_norm_fit(
@@ -266,7 +305,7 @@ def fit_by_stacking(phi, y, strength=0.0):
 def fit_in_the_dual(phi, y, strength=0.0):
     """Weights are combinations of examples: w = Φᵀ (ΦΦᵀ + nα)⁺ y."""
     kernel = phi @ phi.T + len(phi) * strength * torch.eye(len(phi), dtype=phi.dtype, device=phi.device)
-    return phi.T @ (torch.linalg.pinv(kernel, rtol=1e-5, hermitian=True) @ y)
+    return phi.T @ (torch.linalg.pinv(kernel, hermitian=True) @ y)
 
 
 # Right by another way: each must keep every point.

@@ -102,6 +102,10 @@ MUTANTS = {
         "zero let through": error('raise ValueError("zero")', "pass"),
         "zero called equivariant": error('raise ValueError("zero")', "return y.sum()"),
         "guarded by a small number": error("/ y.norm()", "/ (y.norm() + 1e-3)"),
+        "zero of the sum": error("not y.any()", "y.sum() == 0"),
+        "zero of one image": error("not y.any()", "not all(one.any() for one in y)"),
+        "small taken for zero": error("not y.any()", "y.norm() < 1e-6"),
+        "zero looked for after g": error("not y.any()", "not f(g(x)).any()"),
         "f after g forgotten": error("f(g(x))", "g(x) * 0 + f(x)"),
     },
     "orbit_consistency": {
@@ -118,6 +122,9 @@ MUTANTS = {
         "argmin": orbit("f(g(x)).argmax(1) == first", "f(g(x)).argmin(1) == f(x).argmin(1)"),
         "worst element": orbit("same.all(0).double().mean()", "same.double().mean(1).min()"),
         "transforms composed": orbit("for g in gs", "for g in [lambda x: gs[0](gs[-1](x))]"),
+        "mean of the classes": orbit(
+            "same.all(0)", "(torch.stack([f(g(x)).argmax(1) for g in gs]).double().mean(0) == first)"
+        ),
         "mean class": orbit(
             "f(g(x)).argmax(1) == first", "torch.stack([f(h(x)) for h in gs]).mean(0).argmax(1) == first"
         ),
@@ -170,6 +177,7 @@ MUTANTS = {
         ),
         "last layer if none": jump("return None", "return name"),
         "empty text if none": jump("return None", "return ''"),
+        "rounded to float32": jump("after - before > tolerance", "np.float32(after) - np.float32(before) > tolerance"),
         "sum of jumps": lambda errors, t=1e-4: next(
             (n for i, (n, _, _) in enumerate(errors) if sum(max(a - b, 0) for _, b, a in errors[: i + 1]) > t), None
         ),
@@ -191,6 +199,13 @@ def error_by_means(f, x, g, rho=None):
     require_nonzero(output=y)
     moved, expected = f(g(x)).flatten(), (y if rho is None else rho(y)).flatten()
     return torch.nn.functional.mse_loss(moved, expected).sqrt() / y.square().mean().sqrt()
+
+
+def error_one_image_at_a_time(f, x, g, rho=None):
+    y, moved = (torch.cat([f(one) for one in batch.split(1)]) for batch in (x, g(x)))
+    if not y.any():
+        raise ValueError("zero")
+    return (moved - (y if rho is None else rho(y))).norm() / y.norm()
 
 
 def consistency_by_sets(f, x, gs):
@@ -237,10 +252,17 @@ def culprit_by_numpy(errors, tolerance=1e-4):
 
 
 # Right by another way: each must keep every point.
+def culprit_by_tensors(errors, tolerance=1e-4):
+    """Infinity less infinity is NaN, which exceeds nothing."""
+    rises = torch.tensor([pair for _, *pair in errors], dtype=torch.float64).diff(dim=1)[:, 0] > tolerance
+    return errors[int(rises.int().argmax())][0] if rises.any() else None
+
+
 ALTERNATIVES = {
     "equivariance_error": {
         "image by image": error_by_lists,
         "root of the mean squares": error_by_means,
+        "f asked for one image at a time": error_one_image_at_a_time,
     },
     "orbit_consistency": {
         "sets of classes": consistency_by_sets,
@@ -253,6 +275,7 @@ ALTERNATIVES = {
     },
     "culprit": {
         "numpy": culprit_by_numpy,
+        "float64 tensors": culprit_by_tensors,
         "filtered list": lambda errors, t=1e-4: ([name for name, b, a in errors if a > b + t] or [None])[0],
     },
 }

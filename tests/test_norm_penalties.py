@@ -37,6 +37,7 @@ MUTANTS = {
         "matrices only": lambda theta, a: a / 2 * sum((p**2).sum() * (p.ndim > 1) for p in theta),
         "detached": lambda theta, a: a / 2 * sum((p.detach() ** 2).sum() + 0 * p.sum() for p in theta),
         "value by .item()": lambda theta, a: torch.tensor(a / 2 * sum((p**2).sum().item() for p in theta)),
+        "only what needs a gradient": lambda theta, a: a / 2 * sum((p**2).sum() * p.requires_grad for p in theta),
         "NaN gradient at zero": lambda theta, a: a / 2 * sum((p**2).sum() for p in theta).sqrt() ** 2,
         "strength squared": lambda theta, a: a**2 / 2 * sum((p**2).sum() for p in theta),
         "always float32": lambda theta, a: a / 2 * sum((p.float() ** 2).sum() for p in theta),
@@ -67,6 +68,7 @@ MUTANTS = {
         "shrinks by a factor": lambda x, t: x / (1 + t),
         "almost zero": lambda x, t: x - t * torch.tanh(x / (t + 1e-3)),
         "detached": lambda x, t: softshrink(x.detach(), t) + 0 * x,
+        "small for zero": lambda x, t: softshrink(x, t) * (softshrink(x, t).abs() > 1e-6),
     },
     "elastic_net_proximal_step": {
         "threshold without lr": lambda w, g, lr, l1, l2: softshrink(w - lr * g, l1) / (1 + lr * l2),
@@ -79,6 +81,10 @@ MUTANTS = {
         "subgradient of l1": lambda w, g, lr, l1, l2: (w - lr * (g + l1 * w.sign())) / (1 + lr * l2),
         "l1 and l2 swapped": lambda w, g, lr, l1, l2: softshrink(w - lr * g, lr * l2) / (1 + lr * l1),
         "in place": lambda w, g, lr, l1, l2: w.copy_(softshrink(w - lr * g, lr * l1) / (1 + lr * l2)),
+        "zeros stay zero": lambda w, g, lr, l1, l2: (w != 0) * softshrink(w - lr * g, lr * l1) / (1 + lr * l2),
+        "small for zero": lambda w, g, lr, l1, l2: (
+            softshrink(w - lr * g, lr * l1) / (1 + lr * l2) * (softshrink(w - lr * g, lr * l1).abs() > 1e-3)
+        ),
         "l2 forgotten": lambda w, g, lr, l1, l2: softshrink(w - lr * g, lr * l1),
     },
     "adamw_step": {
@@ -95,6 +101,12 @@ MUTANTS = {
         "gradient not squared": edited("g**2", "g.abs()"),
         "counts from zero": edited("**t", "**(t + 1)"),
         "averages swapped": edited("0.9 * m + 0.1 * g", "0.1 * m + 0.9 * g"),
+        "t stops at 100": lambda w, g, m, v, t, lr, decay: edited("return", "return")(
+            w, g, m, v, min(t, 100), lr, decay
+        ),
+        "mean of squares never falls": edited(
+            "v = 0.999 * v + 0.001 * g**2", "v = v.maximum(0.999 * v + 0.001 * g**2)"
+        ),
         "averages in place": edited("v = 0.999 * v + 0.001 * g**2", "v.mul_(0.999).add_(0.001 * g**2)"),
         "weight in place": edited("return", "w.mul_(1 - lr * decay).sub_(lr * step); return w, m, v #"),
     },

@@ -184,6 +184,9 @@ def verify_mixup(arrays, seed):
 # --- cutout: pixel by pixel --------------------------------------------------------------------------------------
 
 
+SIDES = (1, 2, 3, 4, 9, 14)  # the last two may be larger than the image
+
+
 def draw_cutout(seed, dtype):
     random = np.random.default_rng([seed, 3])
     height, width = int(random.integers(5, 8)), int(random.integers(8, 11))
@@ -201,7 +204,7 @@ def probe_cutout(implementation, seed):
     out = {}
     for dtype in DTYPES:
         images, *centres = draw_cutout(seed, dtype)
-        for side in (1, 2, 3, 4):
+        for side in SIDES:
             leaf = torch.tensor(images, requires_grad=True)
             result = implementation(leaf, *map(torch.tensor, centres), side)
             backward(result.sum())
@@ -216,7 +219,7 @@ def probe_cutout(implementation, seed):
 def verify_cutout(arrays, seed):
     for dtype in DTYPES:
         images, rows, columns = draw_cutout(seed, dtype)
-        for side in (1, 2, 3, 4):
+        for side in SIDES:
             kept = np.ones(images.shape)
             for image, row, column in zip(kept, rows, columns, strict=True):
                 top, left = row - side // 2, column - side // 2
@@ -271,12 +274,24 @@ def probe_averaged_probabilities(implementation, seed):
             backward(result[:, 0].sum())
             out[f"gradient {dtype} {count}"] = gradient(matrix)
             out[f"x after {dtype} {count}"] = given.numpy()
+    x, weights = draw_scores(seed, "float64")
+    leaf, matrix = torch.tensor(x, requires_grad=True), torch.tensor(weights)
+    backward(implementation(lambda t: t.flatten(1) @ matrix.T, leaf, transforms_of(torch)[:3])[:, 0].sum())
+    out["gradient in x"] = gradient(leaf)
+    first, second = transforms_of(torch)[:2]
+    out["first twice"] = implementation(
+        lambda t: t.flatten(1) @ matrix.T, torch.tensor(x), [first, first, second]
+    ).numpy()
+    loud = torch.tensor([[2000.0, 0.0, -2000.0]], dtype=torch.float64)
+    out["loud"] = implementation(lambda t: t + loud, torch.zeros(1, 1).double(), [lambda t: t]).numpy()
     layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3, dtype=torch.float64))
-    modes = []
+    modes, asked = [], []
+    layer.register_forward_pre_hook(lambda module, given: asked.append(module.training == mode))
     for mode in (True, False):
         layer.train(mode)
-        implementation(layer, torch.tensor(x, dtype=torch.float64), transforms_of(torch)[:2])
+        implementation(layer, torch.tensor(x), transforms_of(torch)[:2])
         modes.append(layer.training == mode)
+    out["mode when asked"] = np.array(asked)
     out["mode kept"] = np.array(modes)
     return out
 
@@ -301,6 +316,15 @@ def verify_averaged_probabilities(arrays, seed):
             tolerance = 1e-6 if dtype == "float64" else 2e-3
             what = "the gradient in the model's weights (is it cut off?)"
             close(arrays[f"gradient {dtype} {count}"], slopes, what, dtype, exact=tolerance, rough=tolerance)
+    x, weights = draw_scores(seed, "float64")
+    direction = np.random.default_rng([seed, 41]).normal(size=x.shape)
+    ahead, behind = (mean_of_softmax(x + step * direction, weights, 3)[:, 0].sum() for step in (1e-6, -1e-6))
+    slope = (arrays["gradient in x"] * direction).sum()
+    close(slope, (ahead - behind) / 2e-6, "the gradient in x (is it cut off?)", exact=1e-6)
+    wanted = (mean_of_softmax(x, weights, 1) + 2 * mean_of_softmax(x, weights, 2)) / 3  # of a, a and b
+    close(arrays["first twice"], wanted, "the mean where one transform is listed twice")
+    close(arrays["loud"], np.array([[1.0, 0.0, 0.0]]), "the softmax of scores of 2000, 0 and −2000")
+    assert arrays["mode when asked"].all(), "the model was asked in another mode than the one it came in"
     assert arrays["mode kept"].all(), "the model's training or evaluation mode was changed"
 
 
@@ -315,6 +339,10 @@ def draw_penalty(seed, dtype):
     square, linear = random.normal(size=(2, outputs, 6))
     variance = float(random.uniform(0.05, 0.5))
     return *(array.astype(dtype) for array in (x, tangents, square, linear)), variance
+
+
+def _sine(t, weights):
+    return torch.sin(0.2 * t.flatten(1) @ weights.T)
 
 
 def probe_first_order_penalty(implementation, seed):
@@ -332,6 +360,8 @@ def probe_first_order_penalty(implementation, seed):
         out[f"value {dtype}"] = value.detach().numpy()
         out[f"gradient {dtype} square"], out[f"gradient {dtype} linear"] = map(gradient, weights)
         out[f"x after {dtype}"], out[f"tangents after {dtype}"] = (tensor.numpy() for tensor in given)
+        sine = partial(_sine, weights=torch.tensor(linear))
+        out[f"wide {dtype}"] = implementation(sine, *given, 100 * variance).detach().numpy()
         out[f"no variance {dtype}"] = implementation(model, *given, 0.0).detach().numpy()
         out[f"no tangent {dtype}"] = implementation(model, given[0], 0 * given[1], variance).detach().numpy()
     return out
@@ -349,6 +379,9 @@ def verify_first_order_penalty(arrays, seed):
         tolerance = 1e-4 if dtype == "float64" else 1e-2  # a central difference may pass
         what = f"the penalty in {dtype}"
         close(arrays[f"value {dtype}"], variance / n * (slopes**2).sum(), what, dtype, exact=tolerance, rough=tolerance)
+        wide = f"{what} for a sine and a large variance (is the variance a factor, and not the step?)"
+        wanted = 100 * variance / n * ((0.2 * np.cos(0.2 * xs @ linear.T) * (ts @ linear.T)) ** 2).sum()
+        close(arrays[f"wide {dtype}"], wanted, wide, dtype, exact=tolerance, rough=tolerance)
         weight = 2 * variance / n * slopes  # the penalty's derivative in each slope
         wanted = 2 * (weight * along_t).T @ xs + 2 * (weight * along_x).T @ ts
         what = "the gradient in the model's weights (is it cut off?)"

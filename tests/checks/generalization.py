@@ -4,6 +4,8 @@
 from what it derives itself. The grader runs the first inside the student's kernel and the second outside it.
 """
 
+import random as dice
+
 import numpy as np
 import torch
 
@@ -42,6 +44,13 @@ def probe_bias_variance(implementation, seed):
                 given[1].numpy() == target.astype(dtype)
             ).all()
             out[f"{name} {dtype} kept"] = np.array(bool(kept))
+        given = [torch.tensor(values, requires_grad=True) for values in (predictions, target)]
+        parts = implementation(*given)
+        out[f"{name} graph"] = np.array(all(part.requires_grad for part in parts))
+        if out[f"{name} graph"]:
+            sum(weight * part.sum() for weight, part in zip((1.0, 2.0, 4.0), parts, strict=True)).backward()
+            out[f"{name} slopes of predictions"] = given[0].grad.numpy().copy()
+            out[f"{name} slopes of target"] = given[1].grad.numpy().copy()
     return out
 
 
@@ -60,6 +69,11 @@ def verify_bias_variance(arrays, seed):
                 got = arrays[f"{name} {dtype} {part}"]
                 assert got.dtype == dtype, f"{dtype} predictions gave a {part} in {got.dtype}"
                 close(got, wanted[part], f"the {part} in {dtype} for {name}", dtype, exact=tolerance, rough=tolerance)
+        assert arrays[f"{name} graph"], "gradients do not pass: the three parts are differentiable, so detach nothing"
+        # of bias² + 2 variance + 4 error, in which each model counts 1/R
+        slopes = 2 / count * ((mean - target) + 2 * (predictions - mean) + 4 * (predictions - target))
+        close(arrays[f"{name} slopes of predictions"], slopes, f"the derivative by the predictions for {name}")
+        close(arrays[f"{name} slopes of target"], -10 * (mean - target), f"the derivative by the target for {name}")
 
 
 # --- k folds: a partition, shuffled evenly, and nothing else touched -----------------------------------------------
@@ -92,10 +106,16 @@ def counted(folds, n):
     return counts, np.array(bool(legal))
 
 
+def global_generators():
+    """The states of torch's, numpy's and Python's global generators, to compare by ==."""
+    _, keys, position, *_ = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), keys.tobytes(), position, dice.getstate()
+
+
 def probe_k_fold(implementation, seed):
     out = {}
     torch.manual_seed(seed)
-    before = torch.get_rng_state().clone()
+    before = global_generators()
     for name, (n, k, shuffle) in draw_folds(seed).items():
         out[f"{name} counts"], out[f"{name} legal"] = counted(list(implementation(n, k, shuffle)), n)
     torch.manual_seed(seed + 17)
@@ -103,7 +123,7 @@ def probe_k_fold(implementation, seed):
     out["again"], _ = counted(list(implementation(n, k, shuffle)), n)
     torch.manual_seed(seed)
     implementation(n, k, shuffle)
-    out["generator kept"] = np.array(torch.equal(before, torch.get_rng_state()))
+    out["generator kept"] = np.array(before == global_generators())
     together = np.zeros((8, 8))
     for shuffle in range(200):
         for _, held_out in implementation(8, 2, shuffle):
@@ -132,7 +152,7 @@ def verify_k_fold(arrays, seed):
         assert arrays[f"{name} legal"], f"{what}: the parts are not one-dimensional int64 indices from 0 to n − 1"
     first = arrays["a remainder counts"]
     assert np.array_equal(first, arrays["again"]), "the same seed gave other folds: use a generator of your own"
-    assert arrays["generator kept"], "torch's global generator was moved: use a generator of your own"
+    assert arrays["generator kept"], "a global generator (torch's, numpy's or Python's) was moved: use one of your own"
     other = arrays["another shuffle of the same counts"]
     assert not np.array_equal(first, other), "another seed gave the same folds"
     share = arrays["together"][~np.eye(8, dtype=bool)]
@@ -181,15 +201,19 @@ def probe_learning_curve(implementation, seed):
     y = torch.tensor(y)
     x = torch.stack([torch.arange(len(y)).double(), torch.ones(len(y), dtype=torch.float64)], dim=1)
     torch.manual_seed(seed)
-    before = torch.get_rng_state().clone()
+    before = global_generators()
     log = Log(y)
     given = (log.fit, log.error, (x[:n], y[:n]), (x[n:], y[n:]), sizes, seeds)
     train, test = implementation(*given)
     out = {"train": train.numpy().copy(), "test": test.numpy().copy()}
     out["fits"], out["calls"], out["paired"] = np.stack(log.fits), np.stack(log.calls), np.array(log.paired)
-    out["generator kept"] = np.array(torch.equal(before, torch.get_rng_state()))
+    out["generator kept"] = np.array(before == global_generators())
     torch.manual_seed(seed + 17)
     out["again"] = implementation(*given)[1].numpy().copy()
+    out["last seeds alone"] = implementation(*given[:-1], seeds[2:])[1].numpy().copy()
+    log = Log(y)
+    implementation(log.fit, log.error, (x[:8], y[:8]), (x[n:], y[n:]), [4], list(range(200)))
+    out["drawn"] = np.stack(log.fits)[:, :8]
     return out
 
 
@@ -231,8 +255,18 @@ def verify_learning_curve(arrays, seed):
     firsts = [subsets["test", row, middle] for row in range(len(seeds))]
     assert not all(np.array_equal(firsts[0], one) for one in firsts), "all seeds gave the same subsets"
     assert not all(one[:middle].all() for one in firsts), "the subsets are the first examples: shuffle"
+    assert len(arrays["fits"]) <= arrays["test"].size, (
+        f"fit was called {len(arrays['fits'])} times for {arrays['test'].size} entries: "
+        "fit once and measure that model twice"
+    )
     close(arrays["again"], arrays["test"], "a second run with the same seeds (do you use torch's global generator?)")
-    assert arrays["generator kept"], "torch's global generator was moved: use a generator of your own"
+    alone = "the rows of the last two seeds, asked for without the others (a seed alone fixes its row)"
+    close(arrays["last seeds alone"], arrays["test"][2:], alone)
+    drawn = arrays["drawn"].astype(float)
+    share = (drawn.T @ drawn / len(drawn))[~np.eye(8, dtype=bool)]
+    # two of eight shuffled examples are both among the first four in 3 of 14 shuffles; 0.14 is 4.8 standard deviations
+    assert np.all(np.abs(share - 3 / 14) < 0.14), "over many seeds, some pairs of examples are drawn together too often"
+    assert arrays["generator kept"], "a global generator (torch's, numpy's or Python's) was moved: use one of your own"
 
 
 # --- least-norm fit and ridge: normal equations, and nothing in the null space -------------------------------------
@@ -261,6 +295,13 @@ def draw_features(seed):
     return {name: (phi, random.normal(size=(len(phi), 1 + seed % 3))) for name, phi in cases.items()}
 
 
+def draw_weak_direction(seed):
+    """Features with a singular value of s₁/10 000, which is small but far from rounding, and a vector to fit."""
+    random = np.random.default_rng([seed, 6])
+    left, right = (np.linalg.qr(random.normal(size=(rows, 4)))[0] for rows in (9, 6))
+    return left * [2.0, 1.5, 1.0, 2e-4] @ right.T, right @ random.choice([-1.0, 1.0], size=(4, 1))
+
+
 def draw_strength(seed):
     return float(np.random.default_rng([seed, 5]).uniform(0.05, 0.5))
 
@@ -274,7 +315,16 @@ def probe_min_norm_fit(implementation, seed):
             out[f"{name} {dtype} ridge"] = implementation(*given, strength=draw_strength(seed)).numpy().copy()
             kept = (given[0].numpy() == phi.astype(dtype)).all() and (given[1].numpy() == y.astype(dtype)).all()
             out[f"{name} {dtype} kept"] = np.array(bool(kept))
+        out[f"{name} small strength"] = implementation(torch.tensor(phi), torch.tensor(y), 1e-4).numpy().copy()
+        wanted = torch.tensor(y, requires_grad=True)
+        w = implementation(torch.tensor(phi), wanted)
+        out[f"{name} graph"] = np.array(w.requires_grad)
+        if w.requires_grad:
+            out[f"{name} slopes"] = torch.autograd.grad(w.sum(), wanted)[0].numpy().copy()
+        out[f"{name} small units"] = implementation(1e-8 * torch.tensor(phi), torch.tensor(y)).numpy().copy()
         out[f"{name} near the limit"] = implementation(torch.tensor(phi), torch.tensor(y), 1e-7).numpy().copy()
+    phi, w = draw_weak_direction(seed)
+    out["weak direction"] = implementation(torch.tensor(phi), torch.tensor(phi @ w)).numpy().copy()
     return out
 
 
@@ -307,3 +357,14 @@ def verify_min_norm_fit(arrays, seed):
             assert arrays[f"{name} {dtype} kept"], "an argument was changed in place: return a new tensor instead"
         limit = f"strength 0, {name}: the result is not the limit of small strengths"
         close(arrays[f"{name} near the limit"], arrays[f"{name} float64 plain"], limit, exact=1e-4)
+        ridge = arrays[f"{name} small strength"]
+        slope = phi.T @ (phi @ ridge - y) / n + 1e-4 * ridge
+        assert np.abs(slope).max() < 1e-7, f"strength 1e-4, {name}: the derivative of the objective is not zero"
+        units = f"strength 0, {name}, features 1e8 times smaller: is zero relative to the largest singular value?"
+        close(arrays[f"{name} small units"] * 1e-8, arrays[f"{name} float64 plain"], units, exact=1e-6)
+        assert arrays[f"{name} graph"], "gradients do not reach y: compute with torch, and detach nothing"
+        slopes = np.linalg.pinv(phi, rcond=1e-8).sum(0)[:, None] + np.zeros_like(y)
+        close(arrays[f"{name} slopes"], slopes, f"strength 0, {name}: the derivative of the weights by y", exact=1e-6)
+    wanted = draw_weak_direction(seed)[1]
+    weak = "strength 0, float64, a singular value of s₁/10 000 (is your zero max(n, p)·ε·s₁?)"
+    close(arrays["weak direction"], wanted, weak, exact=1e-4)

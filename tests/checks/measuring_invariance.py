@@ -61,6 +61,12 @@ def probe_equivariance_error(implementation, seed):
         out[f"input after {dtype}"] = x.numpy()
     out["constant"] = implementation(lambda images: torch.ones(len(images), 3), x, turn).numpy()
     out["zero"] = name_of_error(lambda: implementation(lambda images: 0 * images, x, turn))
+    pixel = torch.zeros(4, 4, dtype=torch.float64)
+    pixel[1, 3] = 1.0  # the turn takes it to another place
+    dots = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)[:, None, None, None] * pixel  # they sum to 0
+    out["zero at x only"] = name_of_error(lambda: implementation(lambda images: images * (1 - pixel), dots, turn))
+    out["zero at g x only"] = implementation(lambda images: images * pixel, dots, turn).numpy()
+    out["small"] = implementation(lambda images: 1e-9 * images * pixel, dots, turn).numpy()
     return out
 
 
@@ -99,6 +105,10 @@ def verify_equivariance_error(arrays, seed):
         assert np.array_equal(arrays[f"input after {dtype}"], x.astype(dtype)), "the input was changed in place"
     close(arrays["constant"], 0.0, "the invariance error of a constant")
     assert arrays["zero"] == "ValueError", "f(x) = 0 everywhere must be refused with require_nonzero(output=...)"
+    at_x = "f(x) = 0 must be refused also where f(g·x) is not 0: f(x) is what you divide by"
+    assert arrays["zero at x only"] == "ValueError", at_x
+    close(arrays["zero at g x only"], 1.0, "the error where f(g·x) is 0, and f(x) is 0 for one image of three")
+    close(arrays["small"], 1.0, "the error of a function with small values")
 
 
 # --- orbit consistency: image by image and element by element, in a loop ------------------------------------------
@@ -142,6 +152,8 @@ def probe_orbit_consistency(implementation, seed):
         # A function that gives the class back one higher on every transformed image: nothing is ever the same.
         restless = [lambda batch, k=k: batch.abs() * 0 + k for k in (1.0, 2.0)]
         out[f"restless {name}"] = np.array(float(implementation(_one_hot_of_first_pixel, images * 0, restless)))
+        astray = [lambda batch: batch * 0, lambda batch: batch * 0 + 2]  # from class 1 to 0 and to 2: 1 on average
+        out[f"astray {name}"] = np.array(float(implementation(_one_hot_of_first_pixel, images * 0 + 1, astray)))
         agreeing = [lambda batch: batch * 0 + 1, lambda batch: batch * 0 + 1]
         out[f"all but the image {name}"] = np.array(
             float(implementation(_one_hot_of_first_pixel, images * 0, agreeing))
@@ -176,6 +188,7 @@ def verify_orbit_consistency(arrays, seed):
         agree(arrays[f"tuple {name}"], share(turns[2:]), "the consistency over two turns", name)
         agree(arrays[f"brightness {name}"], 1.0, "the consistency of a classifier that sees brightness only", name)
         agree(arrays[f"restless {name}"], 0.0, "the consistency of a class that changes with every element", name)
+        agree(arrays[f"astray {name}"], 0.0, "the consistency of class 1 that becomes 0 and 2", name)
         what = "the consistency where all transformed images agree with each other but not with the image itself"
         agree(arrays[f"all but the image {name}"], 0.0, what, name)
 
@@ -298,6 +311,8 @@ def probe_culprit(implementation, seed):
         out[f"strict {number}"] = np.array(str(implementation(list(errors), tolerance=1e-6)))
     out["loose second"] = np.array(str(implementation(FIXED["second is larger"], 0.05)))
     out["as much as the tolerance"] = np.array(str(implementation([("a", 0.0, 0.5)], tolerance=0.5)))
+    fine = [("a", 0.5, 0.5 + 1e-10), ("b", 1.0, 1.0 + 1e-8), ("c", 0.0, 1.0)]
+    out["fine"] = np.array(str(implementation(fine, tolerance=1e-9)))
     out["is none"] = np.array(implementation(FIXED["nothing"]) is None)
     return out
 
@@ -314,6 +329,7 @@ def verify_culprit(arrays, seed):
         assert arrays[f"fixed {name}"] == answer, f"the wrong layer is named in the case {name!r}{hint}"
     assert arrays["as much as the tolerance"] == "None", "a rise of just the tolerance is not more than the tolerance"
     assert arrays["loose second"] == "b", "another tolerance names the wrong layer"
+    assert arrays["fine"] == "b", "a rise of 1e-8 at tolerance 1e-9 is lost: are the errors rounded to float32?"
     assert arrays["is none"], "where no layer jumps, None is wanted"
     for number, errors in enumerate(draw_errors(seed)):
         for kind, tolerance in {"drawn": 1e-4, "loose": 0.05, "strict": 1e-6}.items():

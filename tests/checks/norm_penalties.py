@@ -21,6 +21,7 @@ def draw_parameters(seed, dtype="float64"):
     random = np.random.default_rng(seed)
     shapes = [SHAPES[index] for index in random.permutation(len(SHAPES))[: random.integers(2, 5)]]
     arrays = [random.normal(size=shape) * (random.random(shape) > 0.2) for shape in shapes]
+    arrays.append(np.array([1e-6, -1e-6]))  # small is not zero
     return [np.asarray(np.where(np.any(array), array, array + 1.0), dtype=dtype) for array in arrays]
 
 
@@ -48,6 +49,8 @@ def probe_penalty(implementation, seed):
     still = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     implementation([still], 1.0).backward()
     out["gradient at zero"] = still.grad.numpy()
+    frozen = torch.full((2, 2), 3.0, dtype=torch.float64)
+    out["frozen"] = implementation([frozen, torch.ones(1, dtype=torch.float64)], 1.0).detach().numpy()
     out["zero strength"] = implementation([torch.ones(3, dtype=torch.float64)], 0.0).detach().numpy()
     return out
 
@@ -65,6 +68,8 @@ def verify_penalty(arrays, seed, value_of, gradient_of):
             what = f"the gradient with respect to a parameter of shape {parameter.shape}"
             close(arrays[f"gradient {dtype} {index}"], strength * gradient_of(parameter), what, dtype)
     close(arrays["gradient at zero"], np.zeros(3), "the gradient where all parameters are zero")
+    wanted = 4 * value_of(np.array(3.0)) + value_of(np.array(1.0))
+    close(arrays["frozen"], wanted, "the penalty of parameters that need no gradient")
     close(arrays["zero strength"], 0.0, "the penalty of strength 0")
 
 
@@ -91,7 +96,8 @@ def draw_threshold_inputs(seed, dtype):
     random = np.random.default_rng([seed, 2])
     threshold = float(random.uniform(0.2, 1.5))
     shape = SHAPES[2 + seed % 3]
-    edges = np.array([0.0, threshold / 2, -threshold / 2, 3 * threshold, -3 * threshold])
+    beyond = threshold * (1 + (1e-7 if dtype == "float64" else 1e-2))  # just not zero
+    edges = np.array([0.0, threshold / 2, -threshold / 2, 3 * threshold, -3 * threshold, beyond, -beyond])
     x = np.concatenate([random.normal(size=shape).ravel() * 2, edges]).astype(dtype)
     return x.reshape(-1, 1) if seed % 2 else x, threshold
 
@@ -138,6 +144,8 @@ def draw_step_inputs(seed, dtype):
     lr, l1, l2 = (float(number) for number in random.uniform(0.2, 1.2, size=3))
     weight.flat[0], gradient.flat[0] = 0.5 * lr * l1, 0.0  # lands inside the threshold
     weight.flat[1], gradient.flat[1] = 2.0, -1.0  # and one that does not
+    weight.flat[3], gradient.flat[3] = 0.0, -l1 - 1.0  # a zero that must not stay one
+    weight.flat[2], gradient.flat[2] = 1.001 * lr * l1, 0.0  # and one that only just does not
     return weight.astype(dtype), gradient.astype(dtype), lr, l1, l2
 
 
@@ -187,7 +195,14 @@ def draw_training(seed, dtype):
     weight = random.normal(size=shape).astype(dtype)
     gradients = (random.normal(size=(4, *shape)) * 10.0 ** random.uniform(-3, 1, size=shape)).astype(dtype)
     gradients[:, 0] = 0.0  # some weights that the data do not move: only the decay does
+    gradients[:3, 1], gradients[3, 1] = 1.0, 0.0  # and some whose running mean of squares falls in the end
     return weight, gradients, float(random.uniform(0.05, 0.3)), float(random.uniform(0.2, 1.0))
+
+
+def draw_late_step(seed):
+    """Weight, gradient, mean and square in the middle of a training."""
+    weight, gradient, mean, square = np.random.default_rng([seed, 6]).normal(size=(4, 5))
+    return weight, gradient, mean, square**2
 
 
 def probe_adamw_step(implementation, seed):
@@ -204,10 +219,16 @@ def probe_adamw_step(implementation, seed):
             out[f"kept {dtype} {step}"] = np.array(kept)
             for name, tensor in (("weight", weight), ("mean", mean), ("square", square)):
                 out[f"{name} {dtype} {step}"] = tensor.numpy().copy()
+    late = draw_late_step(seed)
+    out["late"] = implementation(*map(torch.tensor, late), step=700, lr=0.1, decay=0.5)[0].numpy().copy()
     return out
 
 
 def verify_adamw_step(arrays, seed):
+    weight, g, m, v = draw_late_step(seed)
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    adam = (m / (1 - 0.9**700)) / (np.sqrt(v / (1 - 0.999**700)) + 1e-8)
+    wanted = (1 - 0.1 * 0.5) * weight - 0.1 * adam
     for dtype in ("float64", "float32"):
         weight, gradients, lr, decay = draw_training(seed, dtype)
         weight, m, v = weight.astype("float64"), 0.0, 0.0
@@ -222,3 +243,4 @@ def verify_adamw_step(arrays, seed):
             close(arrays[f"mean {dtype} {step}"], m, f"the running mean after step {step}", dtype)
             close(arrays[f"square {dtype} {step}"], v, f"the running mean of squares after step {step}", dtype)
             close(arrays[f"weight {dtype} {step}"], weight, f"the weight after step {step}", dtype)
+    close(arrays["late"], wanted, "the weight after step 700 (both averages are still corrected)")
