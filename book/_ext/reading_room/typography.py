@@ -13,6 +13,7 @@ from course_lib.figures import kept_together, set_numbers
 
 AFTER = re.compile(r"[.,;:!?)\]’”]+|-\w+")
 BEFORE = re.compile(r"[(\[“‘]+$")
+LONG = 36  # characters of TeX: too wide for a phone unless it breaks
 LITERAL = (nodes.literal, nodes.math, nodes.FixedTextElement)
 
 
@@ -39,7 +40,8 @@ def glue(formula):
     closed = AFTER.match(after) if isinstance(after, nodes.Text) else None
     if not opened and not closed:
         return
-    glued = nodes.inline(classes=["course-glued"])
+    breaks = ["course-breaks"] if len(formula.astext()) > LONG else []
+    glued = nodes.inline(classes=["course-glued", *breaks])
     parent[place] = glued
     # By place: docutils would look for a text by what it says, and equal ones may stand side by side.
     if opened:
