@@ -145,7 +145,7 @@ def draw_step_inputs(seed, dtype):
     weight.flat[0], gradient.flat[0] = 0.5 * lr * l1, 0.0  # lands inside the threshold
     weight.flat[1], gradient.flat[1] = 2.0, -1.0  # and one that does not
     weight.flat[3], gradient.flat[3] = 0.0, -l1 - 1.0  # a zero that must not stay one
-    weight.flat[2], gradient.flat[2] = 1.001 * lr * l1, 0.0  # and one that only just does not
+    weight.flat[2], gradient.flat[2] = 1.0002 * lr * l1, 0.0  # and one that only just does not
     return weight.astype(dtype), gradient.astype(dtype), lr, l1, l2
 
 
