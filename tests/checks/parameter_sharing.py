@@ -214,11 +214,11 @@ def stacked(*parts):
 def draw_representations(seed, index):
     """Matrices of a group on inputs and outputs: permutations, other bases (not orthogonal), and turns of the plane.
 
-    In the last one two elements share every input matrix, but not the output matrix, and no character but the
+    In the last two, two elements share every input matrix, but not the output matrix, and no character but the
     identity's is an integer on the inputs.
     """
     random = np.random.default_rng([seed, 3, index])
-    if index == 4:
+    if index >= 4:
         twice, sign = plane_turns(10, 2), np.where(np.arange(10) % 2, -1.0, 1.0)[:, None, None]
         shuffled = random.permutation(10)
         return twice[shuffled], stacked(twice, sign)[shuffled]
@@ -243,7 +243,7 @@ def average(weight, rho_in, rho_out):
 def probe_tie_by_averaging(implementation, seed):
     out = {}
     for dtype in DTYPES:
-        for index in range(5):
+        for index in range(6):
             rho_in, rho_out = (part.astype(dtype) for part in draw_representations(seed, index))
             weight = np.random.default_rng([seed, 4, index]).normal(size=(rho_out.shape[1], rho_in.shape[1]))
             arguments = weight.astype(dtype), rho_in, rho_out
@@ -261,7 +261,7 @@ def probe_tie_by_averaging(implementation, seed):
 
 def verify_tie_by_averaging(arrays, seed):
     for dtype in DTYPES:
-        for index in range(5):
+        for index in range(6):
             rho_in, rho_out = draw_representations(seed, index)
             weight = np.random.default_rng([seed, 4, index]).normal(size=(rho_out.shape[1], rho_in.shape[1]))
             tied, what = arrays[f"tied {dtype} {index}"], f"the average over {len(rho_in)} element(s)"
@@ -324,7 +324,7 @@ def verify_equivariant_dimension(arrays, seed):
 
 def probe_orbit_labels(implementation, seed):
     out = {}
-    for index in range(4):
+    for index in range(5):
         arrays = draw_action(seed, index)
         given = [torch.tensor(part) for part in arrays]
         out[f"labels {index}"] = implementation(*given).numpy()
@@ -349,7 +349,7 @@ def orbits(move_in, move_out):
 
 
 def verify_orbit_labels(arrays, seed):
-    for index in range(4):
+    for index in range(5):
         move_in, move_out = draw_action(seed, index)
         wanted, labels = orbits(move_in, move_out), arrays[f"labels {index}"]
         what = f"{len(move_in)} element(s), {move_in.shape[1]} inputs, {move_out.shape[1]} outputs"
