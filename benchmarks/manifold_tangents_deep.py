@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from course_lib.contractive_autoencoders import TiedAutoencoder, train_autoencoder
 
-EPOCHS, SIGMA, STRENGTHS = 10, 0.1, (1e-4, 1e-2, 1e-1, 1.0, 10.0)
-CONTRACTIONS = ((0.1, 0.1), (0.3, 0.3), (1.0, 0.0), (1.0, 1.0), (3.0, 1.0))  # of first order, of second order
+EPOCHS, SIGMA, STRENGTHS = 10, 0.1, (1e-4, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+CONTRACTIONS = ((0.1, 0.1), (0.3, 0.3), (1.0, 0.0), (1.0, 1.0), (3.0, 1.0), (10.0, 1.0))  # of first order, of second order
 
 
 class DeepTask(Task):
