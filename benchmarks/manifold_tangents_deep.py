@@ -22,6 +22,7 @@ from course_lib.data import Split, few_labels
 
 EPOCHS, SIGMA, STRENGTHS = 10, 0.1, (1e-4, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 DRAWS = {100: 3, 1000: 1}  # of labelled images, by their number
+# Strengths of first order and of second order.
 CONTRACTIONS = (
     (0.1, 0.1),
     (0.3, 0.3),
