@@ -23,14 +23,7 @@ from course_lib.data import Split, few_labels
 EPOCHS, SIGMA, STRENGTHS = 10, 0.1, (1e-4, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 DRAWS = {100: 3, 1000: 1}  # of labelled images, by their number
 # Strengths of first order and of second order.
-CONTRACTIONS = (
-    (0.1, 0.1),
-    (0.3, 0.3),
-    (1.0, 0.0),
-    (1.0, 1.0),
-    (3.0, 1.0),
-    (10.0, 1.0),
-)  # of first order, of second order
+CONTRACTIONS = ((0.1, 0.1), (0.3, 0.3), (1.0, 0.0), (1.0, 1.0), (3.0, 1.0), (10.0, 1.0))
 
 
 class DeepTask(Task):
@@ -44,6 +37,7 @@ class DeepTask(Task):
             codes = self.encoder.encode(self.unlabelled)
         setting = {"strength": strength, "curvature": curvature, "sigma": SIGMA}
         train_autoencoder(self.second, codes, epochs=EPOCHS, lr=1e-3, seed=seed, **setting)
+        self.codes.append(self.second)
         self.draw, self.known = 0, {}
 
     def labelled(self, labels: int) -> Split:
@@ -66,7 +60,7 @@ class DeepTask(Task):
         return {"error %": round(sum(found) / len(found), 3), "errors %": found, "strength": strength}
 
     def learned(self, x: Tensor) -> Tensor:
-        """The K leading right singular vectors of each Jacobian: eigenvectors of JᵀJ."""
+        """The K leading right singular vectors of each Jacobian, from eigenvectors of J·Jᵀ."""
         rows = []
         with torch.no_grad():
             for image in x:
@@ -78,18 +72,6 @@ class DeepTask(Task):
                 left = torch.linalg.eigh(gram.double()).eigenvectors[:, -K:].flip(1).to(x.dtype)
                 rows.append(nn.functional.normalize(left.T @ jacobian, dim=1))
         return torch.stack(rows)
-
-    def network(self, method: str) -> nn.Sequential:
-        """784-units-units-10; all but the plain one start from the encoder."""
-        units = len(self.encoder.bias)
-        torch.manual_seed(self.seed)
-        layers = [nn.Linear(784, units), nn.Sigmoid(), nn.Linear(units, units), nn.Sigmoid(), nn.Linear(units, 10)]
-        if method != "plain":
-            with torch.no_grad():
-                for layer, code in ((layers[0], self.encoder), (layers[2], self.second)):
-                    layer.weight.copy_(code.weight)
-                    layer.bias.copy_(code.bias)
-        return nn.Sequential(*layers)
 
 
 def main():

@@ -41,6 +41,7 @@ class Task:
         self.encoder = TiedAutoencoder(784, units, seed=seed)
         contraction = contraction or {"strength": CONTRACTION}
         train_autoencoder(self.encoder, self.unlabelled, epochs=10, lr=1e-3, seed=seed, **contraction)
+        self.codes = [self.encoder]  # one upon the other
 
     def labelled(self, labels: int) -> Split:
         """The labelled images of this seed."""
@@ -62,16 +63,18 @@ class Task:
         return torch.cat([layer_tangents(self.encoder, part) for part in x.split(200)])
 
     def network(self, method: str) -> nn.Sequential:
-        """784-units-10; all but the plain one start from the encoder."""
+        """A sigmoid layer for each code, and ten scores; all but the plain network start from the codes."""
         torch.manual_seed(self.seed)
-        model = nn.Sequential(
-            nn.Linear(784, len(self.encoder.bias)), nn.Sigmoid(), nn.Linear(len(self.encoder.bias), 10)
-        )
-        if method != "plain":
-            with torch.no_grad():
-                model[0].weight.copy_(self.encoder.weight)
-                model[0].bias.copy_(self.encoder.bias)
-        return model
+        layers, size = [], 784
+        for code in self.codes:
+            layer = nn.Linear(size, len(code.bias))
+            if method != "plain":
+                with torch.no_grad():
+                    layer.weight.copy_(code.weight)
+                    layer.bias.copy_(code.bias)
+            layers += [layer, nn.Sigmoid()]
+            size = len(code.bias)
+        return nn.Sequential(*layers, nn.Linear(size, 10))
 
     def error(self, method: str, labels: int, strength: float, asked: str) -> dict[str, float]:
         """Train, and read one set of images once: error in percent."""
