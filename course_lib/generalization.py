@@ -154,9 +154,9 @@ def min_norm_fit(
         w = of all minimizers of ‖Φw − y‖², the one of least norm     for α = 0
 
     The second is the limit of the first as α falls to 0. It exists for n < p, n = p and n > p, and for features that
-    repeat each other. With the singular value decomposition Φ = U S Vᵀ both are
+    repeat each other. With the singular value decomposition Φ = U S Vᵀ both are::
 
-        w = V · diag(sᵢ / (sᵢ² + nα)) · Uᵀ y,    a direction with sᵢ = 0 keeping nothing.
+        w = V · diag(sᵢ / (sᵢ² + nα)) · Uᵀ y     and a direction with sᵢ = 0 keeps nothing
 
     Normalisation: a mean over the n examples, a sum over the k outputs, 1/2 on both terms, squared norms; the same
     α as in a penalty α/2·‖w‖² on a mean loss. No constant is added to the features.
