@@ -11,6 +11,7 @@ The test images are read once a run.
 """
 
 import argparse
+import functools
 
 import torch
 from manifold_tangents_mnist import METHODS, NEIGHBOURS, PER_CLASS, TUNING, K, Task
@@ -32,12 +33,12 @@ class DeepTask(Task):
     def __init__(self, seed: int, units: int, contraction: tuple[float, float]):
         strength, curvature = contraction
         super().__init__(seed, units, 58_000, strength=strength, curvature=curvature, sigma=SIGMA)
-        self.second = TiedAutoencoder(units, units, seed=1000 + seed)
+        second = TiedAutoencoder(units, units, seed=1000 + seed)
         with torch.no_grad():
-            codes = self.encoder.encode(self.unlabelled)
+            x = self.encoder.encode(self.unlabelled)
         setting = {"strength": strength, "curvature": curvature, "sigma": SIGMA}
-        train_autoencoder(self.second, codes, epochs=EPOCHS, lr=1e-3, seed=seed, **setting)
-        self.codes.append(self.second)
+        train_autoencoder(second, x, epochs=EPOCHS, lr=1e-3, seed=seed, **setting)
+        self.codes.append(second)
         self.draw, self.known = 0, {}
 
     def labelled(self, labels: int) -> Split:
@@ -64,10 +65,10 @@ class DeepTask(Task):
         rows = []
         with torch.no_grad():
             for image in x:
-                first = self.encoder.encode(image[None])
-                second = self.second.encode(first)[0]
-                inner = (first[0] * (1 - first[0]))[:, None] * self.encoder.weight
-                jacobian = (second * (1 - second))[:, None] * (self.second.weight @ inner)
+                hidden, jacobian = image, torch.eye(len(image))
+                for code in self.codes:
+                    hidden = code.encode(hidden[None])[0]
+                    jacobian = (hidden * (1 - hidden))[:, None] * (code.weight @ jacobian)
                 gram = jacobian @ jacobian.T  # (code, code)
                 left = torch.linalg.eigh(gram.double()).eigenvectors[:, -K:].flip(1).to(x.dtype)
                 rows.append(nn.functional.normalize(left.T @ jacobian, dim=1))
@@ -86,13 +87,10 @@ def main():
         f"unlabelled images; {K} tangents, {NEIGHBOURS} neighbours; Adam 1e-3, batch 50, 300 steps"
     )
     study = Study("manifold_tangents_deep", about, "MNIST: labels from 58 000, 2 000 to validate, 10 000 to test")
-    tasks: dict[tuple, DeepTask] = {}
 
+    @functools.lru_cache(1)  # an encoder takes minutes, but is asked for many times in a row
     def task(seed: int, contraction: tuple[float, float]) -> DeepTask:
-        if (seed, contraction) not in tasks:
-            tasks.clear()  # one at a time: an encoder takes minutes, but is asked for many times in a row
-            tasks[seed, contraction] = DeepTask(seed, options.units, contraction)
-        return tasks[seed, contraction]
+        return DeepTask(seed, options.units, contraction)
 
     tried = {}
     for pair in CONTRACTIONS:

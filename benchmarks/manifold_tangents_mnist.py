@@ -9,6 +9,7 @@ seed and 2 000 training images that are used for nothing else. The test images a
 """
 
 import argparse
+import functools
 
 import torch
 from study import Study
@@ -167,12 +168,10 @@ def main():
         f"steps, {STEPS[58_000]} with all labels"
     )
     study = Study("manifold_tangents_mnist", about, "MNIST: labels from 58 000, 2 000 to validate, 10 000 to test")
-    tasks: dict[int, Task] = {}
 
+    @functools.cache
     def task(seed: int) -> Task:
-        if seed not in tasks:
-            tasks[seed] = Task(seed, options.units, options.unlabelled)
-        return tasks[seed]
+        return Task(seed, options.units, options.unlabelled)
 
     strengths = {"plain": 0.0, "autoencoder": 0.0}
     for method in METHODS[2:]:
