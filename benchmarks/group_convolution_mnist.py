@@ -11,6 +11,9 @@ prop along the turn; P4CNN; and P4CNN with every batch turned. Small training se
 than MIN_STEPS steps. Tangent prop under batch normalization: all images of a batch turn at once, so the derivative is
 that of the batch. Its strength is the best on validation images with another seed and 1000 training images.
 
+Networks trained on all 10 000 images see all 50 000 test images, as in the paper. Those of smaller sets see the first
+CURVE_TEST: their errors are large, and differ more by the seed than such a sample can blur.
+
     python benchmarks/group_convolution_mnist.py [--device cuda] [--seeds 0 1 2] [--epochs 20] [--test 50000]
 """
 
@@ -30,6 +33,7 @@ from course_lib.tangent_prop import GENERATORS, affine_tangents, pushforward
 from course_lib.training import accuracy
 
 SIZES, BATCH, RATE, MIN_STEPS, SIGMA = (100, 300, 1000, 3000, 10000), 64, 5e-3, 800, 1.0
+CURVE_TEST = 10_000
 STRENGTHS, TUNING_SEED, TUNING_SIZE = (0.003, 0.03, 0.3), 100, 1000
 FILTERS = (3, 3, 3, 3, 3, 3, 4)
 
@@ -44,7 +48,7 @@ def z2cnn(channels: int = 20) -> nn.Sequential:
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
         if depth == 1:
             layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten())
+    return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)  # a third less time on a CPU
 
 
 def p4cnn_rotation_pooling(channels: int = 20) -> nn.Sequential:
@@ -81,8 +85,8 @@ NETWORKS: dict[str, Callable[[], nn.Sequential]] = {
     "P4MCNN": lambda: group_cnn(dihedral(4), 7),
     "C8CNN": lambda: group_cnn(cyclic(8), 7),
 }
-CURVE = ("Z2CNN", "P4CNN", "Z2CNN, augmentation", "Z2CNN, tangent prop")
-BOTH = "P4CNN, augmentation"
+TABLE = ("Z2CNN", "P4CNN rotation pooling", "P4CNN", "P4MCNN", "C8CNN")
+CURVE = ("Z2CNN", "P4CNN", "Z2CNN, augmentation", "P4CNN, augmentation", "Z2CNN, tangent prop")
 
 
 def with_slopes(model: nn.Sequential, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,8 +170,9 @@ def main():
         return {"error %": error(model, measured), "parameters": parameters, "steps": steps, "strength": strength}
 
     def measure(name: str, size: int, seed: int, strength: float = 0.0) -> None:
-        key = f"{name}; {size} images; {options.epochs} epochs; {options.test} test; seed {seed}"
-        study.run(key, lambda: run(name, size, seed, strength, test))
+        measured = test if size == SIZES[-1] else Split(test.x[:CURVE_TEST], test.y[:CURVE_TEST])
+        key = f"{name}; {size} images; {options.epochs} epochs; {len(measured.y)} test; seed {seed}"
+        study.run(key, lambda: run(name, size, seed, strength, measured))
 
     def strength() -> float:
         tried = {}
@@ -177,16 +182,13 @@ def main():
             tried[a] = study.run(key, done)["error %"]
         return min(tried, key=tried.get)
 
-    for seed in options.seeds:  # first what the paper has, and the curve's older rivals
-        measure("P4CNN rotation pooling", SIZES[-1], seed)
+    for seed in options.seeds:
+        for name in TABLE:
+            measure(name, SIZES[-1], seed)
+    for seed in options.seeds:
         for name in CURVE:
             for size in SIZES:
                 measure(name, size, seed, strength() if name.endswith("tangent prop") else 0.0)
-    for seed in options.seeds:
-        for size in SIZES:
-            measure(BOTH, size, seed)
-        for name in ("P4MCNN", "C8CNN"):
-            measure(name, SIZES[-1], seed)
 
 
 if __name__ == "__main__":
