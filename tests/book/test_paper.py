@@ -1,6 +1,7 @@
 """The book as one PDF."""
 
 import base64
+import html
 import os
 import re
 import subprocess
@@ -48,8 +49,8 @@ def test_it_can_be_read_aloud_tagged_in_its_language_with_pictures_described(doc
     assert root["/MarkInfo"]["/Marked"] and root["/Lang"] == "en" and root["/StructTreeRoot"]
     assert document.metadata.title and document.metadata.author
     described = [figure["/Alt"] for figure in elements(root["/StructTreeRoot"], "/Figure") if figure.get("/Alt")]
-    html = "".join((built("book") / f"{page}.html").read_text(encoding="utf-8") for page in PAGES)
-    assert len(described) >= len(re.findall(r'class="course-figure" role="img"', html)) > 4
+    text = "".join((built("book") / f"{page}.html").read_text(encoding="utf-8") for page in PAGES)
+    assert len(described) >= len(re.findall(r'class="course-figure" role="img"', text)) > 4
     headings = [sum(1 for _ in elements(root["/StructTreeRoot"], kind)) for kind in ("/H1", "/H2")]
     assert headings[0] == len(PAGES) < headings[1]
 
@@ -104,6 +105,17 @@ def test_it_has_one_bookmark_a_page_of_the_book_in_reading_order(document):
     assert starts == sorted(set(starts)) and starts[0] == 0
     below = [entry for entry in document.outline if isinstance(entry, list)]
     assert len(below) >= len(topics(ROOT)) and all(below)
+
+
+def titles(entries):
+    return [title for entry in entries for title in (titles(entry) if isinstance(entry, list) else [entry.title])]
+
+
+def test_the_bookmarks_say_what_the_headings_say(document):
+    articles = (paper.ARTICLE.search((built("book") / f"{page}.html").read_text(encoding="utf-8"))[1] for page in PAGES)
+    headings = [text for article in articles for text in re.findall(r"<h[1-6][^>]*>(.*?)</h[1-6]>", article, re.S)]
+    words = (re.sub(r'<a class="headerlink".*?</a>|<[^>]+>', "", text, flags=re.S) for text in headings)
+    assert titles(document.outline) == [" ".join(html.unescape(text).split()) for text in words]
 
 
 def lines(sheet):

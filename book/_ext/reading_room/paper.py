@@ -11,10 +11,12 @@ import io
 import posixpath
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from pypdf import PdfReader, PdfWriter
+from pypdf.generic import DictionaryObject, NameObject, TextStringObject
 
 from reading_room import chromium, drawings
 
@@ -25,6 +27,11 @@ ARTICLE = re.compile(r'<article class="bd-article">(.*?)</article>', flags=re.S)
 SHEET = re.compile(r'<link rel="stylesheet"[^>]*>')
 SCRIPT = re.compile(r"<(script|template|noscript)\b.*?</\1>", flags=re.S)
 FIGURE = re.compile(r'(<div class="course-figure") role="img"( aria-label="[^"]*")[^>]*>(<svg.*?</svg>)', flags=re.S)
+HEADINGS = """[...document.querySelectorAll(".bd-article :is(h1, h2, h3, h4, h5, h6)")].map(heading => {
+    const own = heading.cloneNode(true)
+    own.querySelectorAll(".headerlink").forEach(link => link.remove())
+    return own.textContent.replace(/\\s+/g, " ").trim()
+})"""
 HREF = re.compile(r' href="([^"#]*)(?:#([^"]*))?"')
 STYLE = """<style>
 @page { @bottom-center { content: counter(page); font: 9pt sans-serif } }
@@ -100,8 +107,8 @@ def pictured(figure: re.Match, letters: dict[str, str]) -> str:
     return f'{figure[1]}><img{said} src="data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}">'
 
 
-def printed(browser, address: str, name: str, text: str) -> bytes:
-    """Return a page as PDF, tagged and with bookmarks.
+def printed(browser, address: str, name: str, text: str) -> tuple[bytes, list[str]]:
+    """Return a page as PDF, tagged and with bookmarks, and the titles of these.
 
     Args:
         browser: a Chromium.
@@ -117,8 +124,18 @@ def printed(browser, address: str, name: str, text: str) -> bytes:
     page.evaluate("document.querySelectorAll('.course-fold:not(.course-runs)').forEach(fold => fold.open = true)")
     page.evaluate("document.fonts.ready.then(() => true)")
     sheets = page.pdf(format="A4", margin=MARGINS, print_background=True, tagged=True, outline=True)
+    titles = page.evaluate(HEADINGS)
     context.close()
-    return sheets
+    return sheets, titles
+
+
+def bookmarks(below: DictionaryObject) -> Iterator[DictionaryObject]:
+    """Yield the bookmarks of a PDF in reading order, each before those within it."""
+    mark = below.get("/First")
+    while mark is not None:
+        yield mark.get_object()
+        yield from bookmarks(mark.get_object())
+        mark = mark.get_object().get("/Next")
 
 
 def write(site: Path, target: Path, course: Path = ROOT) -> int:
@@ -143,8 +160,11 @@ def write(site: Path, target: Path, course: Path = ROOT) -> int:
     about = {"/Title": config["title"], "/Author": config["author"]}
     texts = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in names}
     with chromium.launched() as browser, chromium.served(site) as address:
-        sheets = printed(browser, address, names[0], whole(texts))
+        sheets, titles = printed(browser, address, names[0], whole(texts))
     document = PdfWriter(clone_from=PdfReader(io.BytesIO(sheets)))
+    # Chromium says a title twice where a sheet begins with it, and loses the space where its line breaks.
+    for mark, title in zip(bookmarks(document.get_outline_root()), titles, strict=True):
+        mark[NameObject("/Title")] = TextStringObject(title)
     document.add_metadata(about)
     document.page_mode = "/UseOutlines"
     target.parent.mkdir(parents=True, exist_ok=True)
