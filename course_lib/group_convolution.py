@@ -495,6 +495,8 @@ class _Convolution(nn.Module):
         index, turns = _expansion(self.group, self.kernel_size, self.inputs // self.groups, self.lifts)
         self.register_buffer("_index", index.to(self.weight.device), persistent=False)
         self.register_buffer("_turns", None if turns is None else turns.to(self.weight), persistent=False)
+        fields = torch.arange(self.outputs, device=self.weight.device).repeat_interleave(self.group.order)
+        self.register_buffer("_fields", fields, persistent=False)  # whose bias a row of the bank has
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -530,9 +532,8 @@ class _Convolution(nn.Module):
         return self._kept[1]
 
     def _filters(self) -> tuple[Tensor, Tensor | None]:
-        order = self.group.order
-        bank = _expanded(self.weight, self._index, self._turns, order)
-        return bank, None if self.bias is None else self.bias[:, None].expand(-1, order).reshape(-1)
+        bank = _expanded(self.weight, self._index, self._turns, self.group.order)
+        return bank, None if self.bias is None else self.bias.index_select(0, self._fields)
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch out order rows columns"]:
         """One gather, one ``conv2d``."""
@@ -545,7 +546,7 @@ class _Convolution(nn.Module):
         flat = x if self.lifts else x.flatten(1, 2)
         weight, bias = self.filters()
         y = F.conv2d(flat, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return y.unflatten(1, (self.outputs, self.group.order))
+        return y.view(y.shape[0], self.outputs, self.group.order, *y.shape[2:])
 
     @torch.no_grad()
     def to_conv2d(self) -> nn.Conv2d:
