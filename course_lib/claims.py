@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from course_lib.figures import in_book, with_powers
+from course_lib.figures import in_book
 
 # Where stored studies are: with an installed package, and in a clone.
 RESULTS = (Path(__file__).parent / "results", Path(__file__).resolve().parents[1] / "benchmarks" / "results")
@@ -16,14 +16,13 @@ def claim(**values: object) -> None:
     the text says.
 
     Args:
-        **values: numbers or short strings, by a name that is unique in the chapter. In a string, 3e-07 becomes a power.
+        **values: numbers or short strings, by a name that is unique in the chapter. The page sets 3e-07 as a power.
 
     >>> claim(error=12.5, rounding="3e-07")
     error = 12.5
-    rounding = 3·10⁻⁷
+    rounding = 3e-07
     """
     for name, value in values.items():
-        value = with_powers(value) if isinstance(value, str) else value
         if in_book():
             from myst_nb import glue  # only the book's environment has it
 

@@ -470,11 +470,11 @@ def rich_text(text: str) -> str:
 _SCIENTIFIC = re.compile(r"\b(\d+(?:\.\d+)?)e([+-])0*(\d+)\b")
 
 
-def with_powers(text: str) -> str:
-    """Write each number like 3e-07 in a plain text as a power of ten.
+def set_numbers(text: str) -> str:
+    r"""Write the numbers of a plain text as in print: powers of ten, true minus signs, thousands apart, kept together.
 
-    >>> with_powers("at most 3e-07, 1e+02")
-    'at most 3·10⁻⁷, 10²'
+    >>> set_numbers("-0.3 ± 2e-07 of 10000, 1e+02")
+    '−0.3\xa0±\xa02·10⁻⁷ of 10\xa0000, 10²'
     """
 
     def power(number: re.Match) -> str:
@@ -483,16 +483,9 @@ def with_powers(text: str) -> str:
         raised = f"{sign.replace('+', '')}{exponent}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return mantissa if exponent == "0" else f"{times}10{raised}"
 
-    return _SCIENTIFIC.sub(power, text)
-
-
-def set_numbers(text: str) -> str:
-    r"""Write the numbers of a plain text as in print: powers of ten, true minus signs, and no line break inside.
-
-    >>> set_numbers("-0.3 ± 2e-07")
-    '−0.3\xa0±\xa02·10⁻⁷'
-    """
-    return kept_together(re.sub(r"(?<![\w.)\]/–-])-(?=\d)", "−", with_powers(text)))
+    text = re.sub(r"(?<![\w.)\]/–-])-(?=\d)", "−", _SCIENTIFIC.sub(power, text))
+    apart = re.sub(r"(?<![\w.,])\d{5,}(?!\w|[.,]\d)", lambda whole: f"{int(whole[0]):,}".replace(",", " "), text)
+    return kept_together(apart)
 
 
 def kept_together(text: str) -> str:
@@ -522,10 +515,8 @@ def theme_css() -> str:
 def _cell(value, digits: int) -> str:
     if value is None:
         return "–"
-    if isinstance(value, Interval | str | bool):
+    if isinstance(value, Interval | str | bool | int | np.integer):
         return str(value)
-    if isinstance(value, int | np.integer):
-        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{float(value):.{digits}g}"
 
 

@@ -176,8 +176,6 @@ class _Controls:
 
 
 def _text(value) -> str:
-    if isinstance(value, int) and abs(value) >= 10_000:
-        return figures.set_numbers(f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
     return figures.set_numbers(f"{value:g}" if isinstance(value, float) else str(value))
 
 

@@ -28,14 +28,16 @@ TOO_WIDE = """[...document.querySelectorAll('main *')].filter(element => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("widths", [(1280,), (320, 390)], ids=["desktop", "phone"])  # 320: reflow, WCAG 1.4.10
 @pytest.mark.parametrize("page", PAGES)
-def test_page(visit, page, width, scheme):
-    seen = visit(page, width=width, scheme=scheme)
+def test_page(visit, page, widths, scheme):
+    seen = visit(page, width=widths[-1], scheme=scheme)
     assert seen.page.evaluate("document.documentElement.dataset.theme") == scheme
     seen.page.wait_for_function(DRAWN)
-    if seen.page.evaluate("document.documentElement.scrollWidth") > width:
-        pytest.fail(f"scrolls sideways because of {seen.page.evaluate(TOO_WIDE)}")
+    for width in widths:
+        seen.page.set_viewport_size({"width": width, "height": 844})
+        if seen.page.evaluate("document.documentElement.scrollWidth") > width:
+            pytest.fail(f"scrolls sideways at {width} px because of {seen.page.evaluate(TOO_WIDE)}")
     seen.page.evaluate(UNFOLD)
     seen.page.evaluate(AXE)
     found = seen.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]

@@ -13,6 +13,7 @@ from docutils import nodes
 from myst_nb.core.read import read_myst_markdown_notebook
 
 from course_lib.claims import RESULTS
+from course_lib.figures import set_numbers
 from course_lib.layout import topics
 
 BEFORE = "Further reading"
@@ -73,13 +74,13 @@ def table(name: str, content: dict) -> str:
 
     def row(cells: dict[str, str]) -> str:
         rest = "".join(f"<td>{html.escape(cells[column])}</td>" for column in COLUMNS[1:])
-        return f'<tr><th scope="row">{html.escape(cells["runs"])}</th>{rest}</tr>'
+        return f'<tr><th scope="row">{set_numbers(html.escape(cells["runs"]))}</th>{rest}</tr>'
 
     caption = f"benchmarks/results/{name}.json: {content.get('about', '')}. Data: {content.get('data', '')}"
     head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
     return (
         f'<div class="course-table" role="region" aria-label="Runs of {html.escape(name)}" tabindex="0"><table>'
-        f"<caption><span>{html.escape(caption)}.</span></caption><thead><tr>{head}</tr></thead>"
+        f"<caption><span>{set_numbers(html.escape(caption))}.</span></caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(map(row, grouped(content['runs'])))}</tbody></table></div>"
     )
 
