@@ -1,4 +1,4 @@
-"""What the verdicts of all topics share: arrays compared, and told in sentences that a student can read.
+"""What the verdicts of all topics share: arrays compared and told in sentences that a student can read; smooth images.
 
 ``verify_X`` in ``tests/checks`` calls this outside the student's process. Nothing here gives an expected value away.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 DIGITS = 1e-5  # an error below this in float64 comes from float32 on the way, or from a difference for a derivative
 
@@ -57,3 +57,28 @@ def close(
     hint = f": {hint}" if hint else ""
     if wrong.any():
         raise AssertionError(f"{what} is off in {dtype}, in {wrong.sum()} of {wrong.size} entries{hint}")
+
+
+def smooth_at(images: NDArray, sigma: float, rows: NDArray, columns: NDArray) -> NDArray:
+    """The value of a smooth image at any points: each pixel a Gaussian hill, times its grey value, summed.
+
+    Args:
+        images: shape (batch, 1, height, width).
+        sigma: the hills' width in pixels.
+        rows: of the points, 0 at the first row's centre, shape (places down, places across).
+        columns: of the points, in the same way.
+
+    Returns:
+        Shape (batch, places down, places across), float64.
+
+    >>> smooth_at(np.ones((1, 1, 9, 9)), 1.0, np.full((1, 1), 4.0), np.full((1, 1), 4.5)).round(3)
+    array([[[1.]]])
+    """
+
+    def hills(places: NDArray, size: int) -> NDArray:
+        offset = places[..., None] - np.arange(size)
+        return np.exp(-(offset**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
+
+    height, width = images.shape[-2:]
+    images = images[:, 0].astype("float64")
+    return np.einsum("bij,hwi,hwj->bhw", images, hills(rows, height), hills(columns, width))

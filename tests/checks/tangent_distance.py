@@ -37,18 +37,6 @@ def draw_images(seed, dtype):
     return images, float(random.uniform(0.6, 1.6))
 
 
-def smooth_at(images, sigma, rows, columns):
-    """The sum of Gaussian hills, at any points (rows, columns) of the plane, one value an output pixel."""
-
-    def hills(places, size):
-        offset = places[..., None] - np.arange(size)
-        return np.exp(-(offset**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
-
-    height, width = images.shape[-2:]
-    images = images[:, 0].astype("float64")
-    return np.einsum("bij,hwi,hwj->bhw", images, hills(rows, height), hills(columns, width))
-
-
 def derivative(images, sigma, warp, step=1e-3):
     """Difference, of fourth order, of the smooth image under ``warp(v, u, t)``: where a pixel looks at time t."""
     height, width = images.shape[-2:]
@@ -57,7 +45,7 @@ def derivative(images, sigma, warp, step=1e-3):
 
     def at(time):
         rows, columns = warp(v, u, time)
-        return smooth_at(images, sigma, rows + (height - 1) / 2, columns + (width - 1) / 2)
+        return verdicts.smooth_at(images, sigma, rows + (height - 1) / 2, columns + (width - 1) / 2)
 
     return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
 

@@ -39,18 +39,6 @@ def draw_flow(seed, dtype):
     return images, generators.astype(dtype), float(random.uniform(0.6, 1.6))
 
 
-def smooth_at(images, sigma, rows, columns):
-    """The sum of Gaussian hills, at any points (rows, columns) of the plane, one value an output pixel."""
-
-    def hills(places, size):
-        offset = places[..., None] - np.arange(size)
-        return np.exp(-(offset**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
-
-    height, width = images.shape[-2:]
-    images = images[:, 0].astype("float64")
-    return np.einsum("bij,hwi,hwj->bhw", images, hills(rows, height), hills(columns, width))
-
-
 def moved(images, generator, sigma, time):
     """The smooth image after a short flow: each pixel looks a little way back against the velocity."""
     height, width = images.shape[-2:]
@@ -58,7 +46,7 @@ def moved(images, generator, sigma, time):
     right = generator[0, 0] * u + generator[0, 1] * v + generator[0, 2]
     down = generator[1, 0] * u + generator[1, 1] * v + generator[1, 2]
     rows, columns = v - time * down + (height - 1) / 2, u - time * right + (width - 1) / 2
-    return smooth_at(images, sigma, rows, columns)
+    return verdicts.smooth_at(images, sigma, rows, columns)
 
 
 def derivative(images, generators, sigma, step=1e-4):
