@@ -6,6 +6,7 @@ import base64
 import contextlib
 import copy
 import json
+import re
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ STATUSES = (
     *("graded", "timeout", "died", "memory", "processes", "output", "missing", "unreadable", "too large"),
     *("error", "lost"),
 )
+# Characters of a student's own prose that are shown; rendering what is made to be slow grows with their square.
+_PROSE, _PROSE_OF_A_CELL = 100_000, 10_000
 _ENDINGS = {"": "graded", "exit": "died", "killed": "died", "broken": "died"}
 
 
@@ -156,8 +159,8 @@ def executed(plan: Bundle, steps: list[Step], findings: Findings) -> dict:
     """
     secrets_of_probes = _probe_lines(plan)
     cells = [
-        _executed_cell(number, step, run, findings, secrets_of_probes)
-        for number, (step, run) in enumerate(zip(steps, findings.runs, strict=True))
+        _executed_cell(number, step, source, run, findings, secrets_of_probes)
+        for number, (step, source, run) in enumerate(zip(steps, _sources(steps), findings.runs, strict=True))
     ]
     return {key: value for key, value in plan.notebook.items() if key != "cells"} | {"cells": cells}
 
@@ -167,9 +170,21 @@ def _probe_lines(plan: Bundle) -> set[str]:
     return {line for line in lines if len(line) >= 16 and not line.startswith(("import ", "from "))}
 
 
-def _executed_cell(number: int, step: Step, run: Run, findings: Findings, probes: set[str]) -> dict:
+def _sources(steps: list[Step]) -> Iterator[str]:
+    """The text of each cell as it is shown; a student's prose is cut where rendering it would take for ever."""
+    left = _PROSE
+    for step in steps:
+        if step.kind == "code" or not step.own:
+            yield step.source
+            continue
+        shown = step.source[: min(_PROSE_OF_A_CELL, left)]
+        left -= len(shown)
+        yield _defused(shown) + ("" if shown == step.source else "\n\n[shortened]")
+
+
+def _executed_cell(number: int, step: Step, source: str, run: Run, findings: Findings, probes: set[str]) -> dict:
     cell = copy.deepcopy(step.cell) or {"cell_type": step.kind, "id": f"own-{number}", "metadata": {}}
-    cell["source"] = step.source if step.kind == "code" or not step.own else _defused(step.source)
+    cell["source"] = source
     if step.kind == "code":
         outputs = [_scrubbed(output, probes, step, findings) for output in run.outputs]
         if step.test:
@@ -179,8 +194,14 @@ def _executed_cell(number: int, step: Step, run: Run, findings: Findings, probes
 
 
 def _defused(markdown: str) -> str:
-    # Formgrader and the feedback page render a student's text as HTML, in the instructor's session.
-    return markdown.replace("<", "&lt;").replace("javascript:", "").replace("data:", "")
+    """A student's text without HTML, without pictures, and with links to web addresses alone.
+
+    Formgrader and the feedback page render it as HTML, in the instructor's session. There a link to `javascript:`,
+    however it is written, would be a program, and a picture that was pasted in and did not come along an error.
+    """
+    text = markdown.replace("<", "&lt;").replace("![", "! [")
+    # A link is made by `](` or `]:` alone; no list of wicked schemes would ever be complete.
+    return re.sub(r"\](?=[(:])(?!\(https?://|: *https?://)", "] ", text)
 
 
 def _scrubbed(output: dict, probes: set[str], step: Step, findings: Findings) -> dict:

@@ -346,6 +346,7 @@ def _output(kind: str, content: dict) -> dict:
     kept = {mime: data[mime] for mime in ("text/plain", "image/png") if isinstance(data.get(mime), str)}
     if not _BASE64.fullmatch(kept.get("image/png", "")):
         del kept["image/png"]
+    kept = kept or {"text/plain": "[output that is not shown here]"}
     return {"output_type": "display_data", "data": kept, "metadata": {}}
 
 

@@ -1,10 +1,12 @@
 """One submission, one result: honest work keeps its points however it is written, wrong work gets none."""
 
 import json
+import re
 
 import pytest
 from grading import tiny
 from grading.tiny import NAME, RIGHT, STUBS, WRONG, find, notebook, own
+from nbconvert.filters import markdown2html
 
 from course_lib.grading import grade_one as module
 from course_lib.grading.grade_one import grade_one
@@ -162,11 +164,33 @@ def test_the_bundle_holds_no_answer(bundle):
     assert "def mean_square(x):\n    return" not in bundle.decode()
 
 
+PROGRAMS = [
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "[x](JavaScript:alert(1))",
+    "[x](javajavascript:script:alert(1))",
+    "[x](java&#115;cript&colon;alert(1))",
+    "[x]( \tjavascript:alert(1))",
+    "[x](dadata:ta:text/html,x)",
+    "[x][y]\n\n[y]:\njavascript:alert(1)",
+    "[![a](https://example.org)](javascript:alert(1))",
+    "![pasted](attachment:image.png)",
+    "![counted](https://example.org/pixel.png)",
+    '![a" onerror="alert(1)](x)',
+]
+
+
 def test_markdown_of_a_student_is_defused(graded):
-    book = notebook(RIGHT)
-    book["cells"].append(own("<script>alert(1)</script> [x](javascript:alert(1))", kind="markdown"))
-    cell = graded(book)["notebook"]["cells"][-1]
-    assert "<script" not in cell["source"] and "javascript:" not in cell["source"]
+    book, links = notebook(RIGHT), "[x](https://example.org/a) [y]\n\n[y]: http://example.org/b"
+    book["cells"] += [own(text, kind="markdown") for text in (*PROGRAMS, links, "[" * 50_000)]
+    *shown, linked, long = graded(book)["notebook"]["cells"][-len(PROGRAMS) - 2 :]
+    pages = [markdown2html(cell["source"]) for cell in shown]
+    addresses = [address for page in pages for address in re.findall(r"<[^>]*(?:href|src)=\"([^\"]*)", page)]
+    assert [address for address in addresses if not address.startswith("https://example.org")] == []
+    assert [page for page in pages if re.search(r"<(script|img)|<[^>]*\son\w+=", page)] == []
+    kept = re.findall(r"href=\"(.*?)\"", markdown2html(linked["source"]))
+    assert kept == ["https://example.org/a", "http://example.org/b"]
+    assert len(long["source"]) < 20_000 and long["source"].endswith("[shortened]")
 
 
 def test_find_is_by_name():
