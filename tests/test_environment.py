@@ -1,12 +1,13 @@
 """One environment, said in four places that agree; and a student's, which needs far less."""
 
+import ast
 import hashlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,54 @@ def test_the_lock_satisfies_pyproject(extra):
     for requirement in map(Requirement, wanted):
         if requirement.name not in LEFT_OUT:
             assert requirement.specifier.contains(version_in_lock(requirement.name)), requirement
+
+
+# What may be imported where: the dependencies, and these extras; the first line that fits counts.
+EXTRAS_OF = {
+    "course_lib/grading/": ["grading"],
+    "course_lib/cli.py": ["grading"],
+    "course_lib/sync.py": ["grading"],
+    "course_lib/new_topic.py": ["grading"],
+    "course_lib/layout.py": ["grading"],
+    "course_lib/claims.py": ["book"],
+    "course_lib/": ["escnn"],
+    "book/_ext/": ["book", "dev"],  # `dev` for what drives a browser
+    "tests/": list(PROJECT["optional-dependencies"]),
+    "benchmarks/": list(PROJECT["optional-dependencies"]),
+}
+PYTHON_FILES = subprocess.run(
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
+    cwd=COURSE,
+    capture_output=True,
+    text=True,
+).stdout.split()
+
+
+def imported(path):
+    """The packages that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "importorskip")):
+            yield from (word.value.partition(".")[0] for word in node.args[:1] if isinstance(word, ast.Constant))
+
+
+@pytest.mark.parametrize("place", EXTRAS_OF)
+def test_what_is_imported_is_declared(place):
+    """A package that only comes along with another one may go with it."""
+    declared = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in EXTRAS_OF[place])]
+    known = {canonicalize_name(Requirement(text).name) for group in declared for text in group}
+    own = {part for name in PYTHON_FILES for part in Path(name).with_suffix("").parts} | {"course_lib"}
+    providers, astray = packages_distributions(), set()
+    for name in PYTHON_FILES:
+        if next((start for start in EXTRAS_OF if name.startswith(start)), None) != place:
+            continue
+        for package in set(imported(COURSE / name)) - own - sys.stdlib_module_names:
+            if known.isdisjoint(canonicalize_name(provider) for provider in providers.get(package, [package])):
+                astray.add(f"{name} imports {package}")
+    assert astray == set()
 
 
 def test_torch_is_one_version_everywhere():
