@@ -319,17 +319,44 @@ def check_grader(names: SomeTopics = None):
 
 
 @app.command()
-def build(everything: Annotated[bool, typer.Option("--all", help="Build every page anew.")] = False):
-    """Build the book into _build/html; a warning is an error.
+def build(
+    page: Annotated[str | None, typer.Argument(help="One page alone, for example norm_penalties.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Build every page anew.")] = False,
+):
+    """Build the book into _build/html, where a warning is an error; or one page, to see it soon.
 
-    Exit status: 0 built without a warning, 1 otherwise.
+    One page is built beside the book, in _build/page, and runs no other chapter. Links to other pages lead nowhere
+    there, and warn.
+
+    Exit status: 0 built (the book: without a warning), 1 otherwise, 2 no such page.
     """
     course = course_dir()
+    if page:
+        raise typer.Exit(_build_page(course, page.removeprefix("book/").removesuffix(".md"), everything))
     command = ["jupyter-book", "build", ".", "-W", "--keep-going", "-n"]
     done = subprocess.run([*command, "--all"] if everything else command, cwd=course)
     if done.returncode == 0:
         console.print(f"the book: {(course / '_build' / 'html' / 'index.html').as_uri()}")
     raise typer.Exit(1 if done.returncode else 0)
+
+
+def _build_page(course: Path, page: str, everything: bool) -> int:
+    """Build the landing page and one other; return the exit status."""
+    pages = sorted(path.stem for path in (course / "book").glob("*.md"))
+    if page not in pages:
+        console.print(f"[red]No such page:[/] {escape(page)}. book/ has: {', '.join(pages)}.")
+        return 2
+    place = course / "_build" / "page"
+    place.mkdir(parents=True, exist_ok=True)
+    contents: dict = {"format": "jb-book", "root": "book/index"}
+    if page != "index":
+        contents["chapters"] = [{"file": f"book/{page}"}]
+    (place / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")  # JSON is YAML
+    command = ["jupyter-book", "build", ".", "--toc", str(place / "_toc.yml"), "--path-output", str(place)]
+    done = subprocess.run([*command, "--all"] if everything else command, cwd=course)
+    if done.returncode == 0:
+        console.print(f"the page: {(place / '_build' / 'html' / 'book' / f'{page}.html').as_uri()}")
+    return 1 if done.returncode else 0
 
 
 def main():

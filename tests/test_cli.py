@@ -27,6 +27,15 @@ def course(*arguments, folder=COURSE):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+def test_one_page_is_built_alone():
+    done = course("build", "notation")
+    page = COURSE / "_build" / "page" / "_build" / "html" / "book" / "notation.html"
+    assert done.returncode == 0 and page.as_uri() in done.stdout.replace("\n", ""), done.stderr
+    assert "Notation" in page.read_text(encoding="utf-8")
+    unknown = course("build", "book/nonsense.md")
+    assert unknown.returncode == 2 and "No such page: nonsense" in unknown.stdout and "norm_penalties" in unknown.stdout
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the course to write in."""
