@@ -4,6 +4,7 @@ No path in an archive is ever used as a path. A member's name only says whose wo
 they are read; and an archive that is refused does not keep the others from being collected.
 """
 
+import contextlib
 import io
 import re
 import stat
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from course_lib.grading.ledger import write
 from course_lib.grading.limits import Limits
+from course_lib.grading.records import write
 
 MEMBERS = 20_000  # in one archive
 RATIO = 200  # unpacked to packed, from 1 MB on; text reaches 30
@@ -23,6 +25,8 @@ _MOODLE = re.compile(r"^(?P<name>[^/]+?)_(?P<number>\d+)_assignsubmission_(?:fil
 _CANVAS = re.compile(r"^(?P<name>[^/_]+)_(?:LATE_)?(?P<number>\d+)_\d+_(?P<file>[^/]+)$")
 # A later copy: Canvas's name-2.ipynb, a browser's name (2).ipynb.
 _AGAIN = re.compile(r"(?:-(\d+)| ?\((\d+)\))(?=\.[^.]+$)")
+_NAME = "name.txt"  # beside a student's assignments
+_IN_NAMES = set("0123456789 .,'’-·")
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ı": "i", "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"})
 
 
@@ -70,22 +74,62 @@ def student_id(name: str, number: str = "") -> str:
     return f"{slug or 'student'}_{number}" if number else slug
 
 
-def _from_moodle(path: PurePosixPath) -> tuple[str, str] | None:
+class Owner(NamedTuple):
+    """Whose a member is, as its path says: the student's id, the file's name, and a person's name if it is there."""
+
+    student: str
+    file: str
+    name: str = ""
+
+
+def person(name: str) -> str:
+    """A person's name as it may be shown on any page: letters of every script, digits, and what joins names.
+
+    >>> person("<img src=x> Zoe\u0308  O'Neil, Jr.")
+    "img srcx Zoë O'Neil, Jr."
+    """
+    kept = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c)[0] in "LM" or c in _IN_NAMES)
+    return " ".join("".join(kept).split())[:100]
+
+
+def first_and_last(name: str) -> tuple[str, str]:
+    """Parts of a name for the gradebook: the last word, and lower-case words just before it, are the last name.
+
+    >>> first_and_last("Ada Lovelace"), first_and_last("Anna van der Berg"), first_and_last("Plato")
+    (('Ada', 'Lovelace'), ('Anna', 'van der Berg'), ('', 'Plato'))
+    """
+    words = name.split()
+    start = max(len(words) - 1, 0)
+    while start > 1 and words[start - 1][0].islower():
+        start -= 1
+    return " ".join(words[:start]), " ".join(words[start:])
+
+
+def read_names(course_dir: Path) -> dict[str, str]:
+    """The names that came with collected work, by student's id."""
+    return {
+        path.parent.name: name
+        for path in sorted((course_dir / "submitted").glob(f"*/{_NAME}"))
+        if path.is_file() and not path.is_symlink() and (name := person(path.read_text("utf-8", errors="replace")))
+    }
+
+
+def _from_moodle(path: PurePosixPath) -> Owner | None:
     found = _MOODLE.match(path.parts[0] if len(path.parts) > 1 else path.name)
-    return (student_id(found["name"], found["number"]), path.name) if found else None
+    return Owner(student_id(found["name"], found["number"]), path.name, person(found["name"])) if found else None
 
 
-def _from_canvas(path: PurePosixPath) -> tuple[str, str] | None:
+def _from_canvas(path: PurePosixPath) -> Owner | None:
     found = _CANVAS.match(path.name)
-    return (student_id(found["name"], found["number"]), found["file"]) if found else None
+    return Owner(student_id(found["name"], found["number"]), found["file"]) if found else None
 
 
-def _from_zip(path: PurePosixPath) -> tuple[str, str] | None:
+def _from_zip(path: PurePosixPath) -> Owner | None:
     """``student/anything.ipynb``, or ``student.ipynb`` at the top."""
-    return student_id(path.parts[0] if len(path.parts) > 1 else path.stem), path.name
+    return Owner(student_id(path.parts[0] if len(path.parts) > 1 else path.stem), path.name)
 
 
-SOURCES: dict[str, Callable[[PurePosixPath], tuple[str, str] | None]] = {
+SOURCES: dict[str, Callable[[PurePosixPath], Owner | None]] = {
     "zip": _from_zip,
     "moodle": _from_moodle,
     "canvas": _from_canvas,
@@ -120,13 +164,15 @@ def collect(
         except (Refused, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as problem:
             report.refused[archive.name] = str(problem) or type(problem).__name__
             continue
-        for student, members in found.items():
+        for student, (person_name, members) in found.items():
             try:
                 name, when, content = _choose(members, assignment)
             except Refused as problem:
                 report.refused[f"{archive.name}: {student}"] = str(problem)
                 continue
             _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
+            if person_name:
+                write(course_dir / "submitted" / student / _NAME, person_name.encode())
             report.students[student] = f"{archive.name}: {name}"
     return report
 
@@ -136,25 +182,26 @@ Member = tuple[str, str, bytes]  # file name, time, content
 
 def _sorted_by_student(
     label: str, packed: bytes, source: str, limits: Limits, report: Collected
-) -> dict[str, list[Member]]:
-    found: dict[str, list[Member]] = {}
+) -> dict[str, tuple[str, list[Member]]]:
+    """Each student's name and files."""
+    found: dict[str, tuple[str, list[Member]]] = {}
     for info, content in _members(packed, limits):
         path = PurePosixPath(info.filename)
         owner = SOURCES[source](path / "any" if info.is_dir() else path)
-        if info.is_dir():  # whoever has only an empty one is named too
-            if owner:
-                found.setdefault(owner[0], [])
-            continue
         if owner is None:
-            report.refused[f"{label}: {_shown(info.filename)}"] = f"Not a name that {source} gives to a submission."
+            if not info.is_dir():
+                report.refused[f"{label}: {_shown(info.filename)}"] = f"Not a name that {source} gives to a submission."
             continue
-        student, name = owner
+        _, members = found.setdefault(owner.student, (owner.name, []))
+        if info.is_dir():  # whoever has only an empty one is named too
+            continue
+        name = owner.file
         when = datetime(*info.date_time).isoformat(" ") if info.date_time[1] else ""
         if name.lower().endswith(".zip"):  # a student who packed the notebook once more
             inner = _members(content, limits)
-            found.setdefault(student, []).extend((PurePosixPath(i.filename).name, when, c) for i, c in inner)
+            members.extend((PurePosixPath(i.filename).name, when, c) for i, c in inner)
         else:
-            found.setdefault(student, []).append((name, when, content))
+            members.append((name, when, content))
     return found
 
 
@@ -165,6 +212,7 @@ def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, b
         if len(infos) > MEMBERS:
             raise Refused(f"An archive holds at most {MEMBERS} members: got {len(infos)}.")
         for info in infos:
+            _read_as_utf8(info)
             _require_plain(info)
         budget = max(2**20, RATIO * len(packed))
         contents = []
@@ -179,6 +227,13 @@ def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, b
             budget -= len(content)
             contents.append((info, content))
         yield from contents
+
+
+def _read_as_utf8(info: zipfile.ZipInfo) -> None:
+    """A name in UTF-8 that the archive does not declare as such, as a Mac packs it."""
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            info.filename = info.filename.encode("cp437").decode("utf-8")
 
 
 def _require_plain(info: zipfile.ZipInfo) -> None:

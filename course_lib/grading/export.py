@@ -23,6 +23,8 @@ class Grade(NamedTuple):
     most: float
     tasks: dict[str, float]
     by_hand: bool  # somebody should still look at it
+    first_name: str = ""
+    last_name: str = ""
 
 
 def grades(course_dir: Path, assignment: str, db: str | None = None) -> list[Grade]:
@@ -48,6 +50,8 @@ def grades(course_dir: Path, assignment: str, db: str | None = None) -> list[Gra
                     for grade in notebook.grades
                 },
                 submission.needs_manual_grade,
+                submission.student.first_name or "",
+                submission.student.last_name or "",
             )
             for submission in gradebook.assignment_submissions(assignment)
         ]
@@ -114,11 +118,11 @@ def export(
 
 def _plain(found: list[Grade]) -> str:
     tasks = list(dict.fromkeys(task for grade in found for task in grade.tasks))
-    head = ["student", *tasks, "score", "max_score", "needs_a_look"]
-    lines = [
-        [g.student, *(_number(g.tasks.get(task)) for task in tasks), _number(g.score), _number(g.most), str(g.by_hand)]
-        for g in found
-    ]
+    head = ["student", "first_name", "last_name", *tasks, "score", "max_score", "needs_a_look"]
+    lines = []
+    for g in found:
+        points = [*(_number(g.tasks.get(task)) for task in tasks), _number(g.score), _number(g.most)]
+        lines.append([g.student, g.first_name, g.last_name, *points, str(g.by_hand)])
     return _written([head, *lines])
 
 

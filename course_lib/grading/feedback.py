@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.grading.gradebook import default_url, load_nbgrader
-from course_lib.grading.ledger import Ledger, write
 from course_lib.grading.quick_imports import without_iri_grammar
+from course_lib.grading.records import Records, write
 from course_lib.grading.submission import EXCHANGE_FILES, exchange_file
 
 _PLAIN = """<!DOCTYPE html>
@@ -40,7 +40,7 @@ def feedback(
     Returns:
         The pages that were written, by student.
     """
-    root, ledger = Path(course_dir).resolve(), Ledger(course_dir, assignment)
+    root, records = Path(course_dir).resolve(), Records(course_dir, assignment)
     url = db or default_url(course_dir)
     gradebook = load_nbgrader().Gradebook(url)
     with gradebook:
@@ -52,11 +52,15 @@ def feedback(
         page = root / "feedback" / student / assignment / f"{assignment}.html"
         notebook = root / "autograded" / student / assignment / f"{assignment}.ipynb"
         if not notebook.is_file():
-            content = _plain(assignment, ledger.latest(student) or {}, *scores[student])
+            content = _plain(assignment, _why(records.latest(student) or {}), *scores[student])
         elif stale_only and page.is_file() and page.stat().st_mtime_ns > notebook.stat().st_mtime_ns:
             continue
         else:
-            content = _render(exporter, notebook, assignment, student, url)
+            try:
+                content = _render(exporter, notebook, assignment, student, url)
+            except Exception as problem:  # what one student wrote must not keep the others from their pages
+                message = f"This work could not be shown as a page: {type(problem).__name__}."
+                content = _plain(assignment, message, *scores[student])
         write(page, content.encode())
         for name in EXCHANGE_FILES:
             text = exchange_file(root / "submitted" / student / assignment, name)
@@ -96,11 +100,9 @@ def _render(exporter: Any, path: Path, assignment: str, student: str, url: str) 
     return page
 
 
-def _plain(assignment: str, result: dict[str, Any], score: float, most: float) -> str:
-    status, message = result.get("status", "missing"), result.get("message", "")
-    return _PLAIN.format(
-        title=html.escape(assignment),
-        score=score,
-        most=most,
-        message=html.escape(f"Nothing could be run: {status}. {message}"),
-    )
+def _why(result: dict[str, Any]) -> str:
+    return f"Nothing could be run: {result.get('status', 'missing')}. {result.get('message', '')}"
+
+
+def _plain(assignment: str, message: str, score: float, most: float) -> str:
+    return _PLAIN.format(title=html.escape(assignment), score=score, most=most, message=html.escape(message))

@@ -8,7 +8,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy.exc import SAWarning
 
 from course_lib.grading.bundle import Bundle, grade_id, marking, text
-from course_lib.grading.ledger import write
+from course_lib.grading.collect import first_and_last
 from course_lib.grading.quick_imports import without_iri_grammar
+from course_lib.grading.records import write
 
 _RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0)
 
@@ -98,15 +99,33 @@ class Writer:
         """
         _require_sane(result)
         self._write_notebook(result)
+        self._patiently(lambda: self._write_grades(result, timestamp))
+
+    def _patiently(self, write_down: Callable[[], None]) -> None:
         for seconds in (*_RETRY_SECONDS, None):
             try:
-                self._write_grades(result, timestamp)
+                write_down()
                 return
             except Exception as error:  # another program may hold the database's lock for a moment
                 self._gradebook.db.rollback()
                 if seconds is None or "locked" not in str(error):
                     raise
                 time.sleep(seconds)
+
+    def name_students(self, names: dict[str, str]) -> None:
+        """Give names to students of this assignment who have none; what a person entered stays.
+
+        Args:
+            names: what a learning platform calls them, by id.
+        """
+        self._patiently(lambda: self._write_names(names))
+
+    def _write_names(self, names: dict[str, str]) -> None:
+        for submission in self._gradebook.assignment_submissions(self._name):
+            student = submission.student
+            if student.id in names and not (student.first_name or student.last_name):
+                student.first_name, student.last_name = first_and_last(names[student.id])
+        self._gradebook.db.commit()
 
     def _write_notebook(self, result: dict[str, Any]) -> None:
         folder = self._root / "autograded" / result["student"] / self._name

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 
-class Ledger:
+class Records:
     """Results of one assignment, in `<course>/.cache/grading/<assignment>`; safe to delete: all is regraded."""
 
     def __init__(self, course_dir: str | Path, assignment: str) -> None:
-        """Open the ledger, which is empty at first."""
+        """Open the records; there are none at first."""
         self._folder = Path(course_dir) / ".cache" / "grading" / assignment
         self._folder.mkdir(parents=True, exist_ok=True)
 

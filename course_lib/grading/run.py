@@ -12,9 +12,10 @@ from typing import Any
 
 from course_lib.grading import engines
 from course_lib.grading.bundle import Bundle, build, digest
+from course_lib.grading.collect import read_names
 from course_lib.grading.gradebook import Writer, default_url, prepare
-from course_lib.grading.ledger import Ledger
 from course_lib.grading.limits import Limits
+from course_lib.grading.records import Records
 from course_lib.grading.sandbox import require_sandbox
 from course_lib.grading.submission import exchange_file, pack
 
@@ -126,7 +127,7 @@ class _Run:
         self._bundle = plan.pack()
         # A result from an unsandboxed run must never pass for one from the sandbox.
         self._digest = digest(self._bundle + (b"" if sandbox else b"unsandboxed"))
-        self._ledger = Ledger(root, plan.assignment)
+        self._records = Records(root, plan.assignment)
 
     def find(self, students: str) -> None:
         names = submitted(self._root, self._plan.assignment, students)
@@ -149,6 +150,9 @@ class _Run:
                 writer = writer or Writer(self._url, self._root, self._plan)
                 results[raw["student"]] = self._merge(writer, raw, cached)
                 progress(len(results), total, results[raw["student"]])
+            if writer:
+                with contextlib.suppress(Exception):  # the marks are in; the next run tries the names again
+                    writer.name_students(read_names(self._root))
         finally:
             fresh.close()
             if writer:
@@ -162,7 +166,7 @@ class _Run:
     def _grade(self, engine: Engine) -> Iterator[tuple[dict[str, Any], bool]]:
         missing = []
         for job in self._jobs:
-            known = None if self._force else self._ledger.find(job.student, digest(job.load()), self._digest)
+            known = None if self._force else self._records.find(job.student, digest(job.load()), self._digest)
             if known and Result.of(known).definite:
                 yield known, True
             else:
@@ -171,18 +175,18 @@ class _Run:
             for raw in engine(self._bundle, missing):
                 raw["bundle"] = self._digest
                 if "submission" in raw:
-                    self._ledger.record(raw)
+                    self._records.record(raw)
                 yield raw, False
 
     def _merge(self, writer: Writer, raw: dict[str, Any], cached: bool) -> Result:
         result = Result.of(raw, cached=cached)
-        merged = self._ledger.is_merged(raw, self._url) and result.student in writer.students
+        merged = self._records.is_merged(raw, self._url) and result.student in writer.students
         if merged or not result.definite:
             return result
         try:
             folder = self._root / "submitted" / result.student / self._plan.assignment
             writer.merge(raw, (exchange_file(folder, "timestamp.txt") or "").strip() or None)
-            self._ledger.mark_merged(raw, self._url)
+            self._records.mark_merged(raw, self._url)
         except Exception as error:  # one student's odd name must not stop the class; the next run tries again
             message = f"Graded, but not in the gradebook: {type(error).__name__}: {error}"
             return replace(result, status="error", message=message)

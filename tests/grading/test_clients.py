@@ -30,6 +30,8 @@ CLASS = {  # points by task, in the order of TASKS
     "gil_one_slip_at_the_end": [2, 2, 2, 2, 0],
 }
 FLAGGED = "gil_one_slip_at_the_end"
+COMMENT = "Nearly: look at `axis`, très bien"
+ATTACKS = ["<script>window.PWNED=2</script><img src=x onerror='window.PWNED=3'>", "[click](JavaScript:window.PWNED=4)"]
 MINUTE = 60_000  # milliseconds
 CONFIG = """
 c = get_config()
@@ -112,7 +114,9 @@ def graded(browser, sandbox, tmp_path_factory):
     path = home / "submitted" / FLAGGED / TOPIC / f"{TOPIC}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     find(notebook, "test_l1_penalty").source = "pass"
+    notebook.cells += [nbformat.v4.new_markdown_cell(text) for text in ATTACKS]
     nbformat.write(notebook, path)
+    (path.parent.parent / "name.txt").write_text("Gil <img src=x onerror=window.PWNED=1> Ñuñez", encoding="utf-8")
     done = command(home, "grade", TOPIC, "--json")
     assert done.returncode == 0, done.stderr
     return home
@@ -176,13 +180,24 @@ def test_a_mark_changed_in_formgrader_stays(graded, instructor, page):
     box.fill("0.5")
     with page.expect_response(lambda answer: answer.request.method == "PUT" and answer.ok):
         box.press("Tab")
+    comment = page.locator("textarea.comment").nth(TASKS.index("l1_penalty"))
+    comment.fill(COMMENT)
+    with page.expect_response(lambda answer: answer.request.method == "PUT" and answer.ok):
+        comment.blur()
     photograph(page, "formgrader_mark")
+    assert page.evaluate("window.PWNED") is None and page.locator("a[href^='javascript:' i]").count() == 0
+    assert page.locator("a.name-shown").inner_text().strip() == "img srcx onerrorwindow.PWNED1 Ñuñez, Gil"
     again = json.loads(command(graded, "grade", TOPIC, "--json").stdout)
     (grade,) = (grade for grade in grades(graded, TOPIC) if grade.student == FLAGGED)
     assert all(result["cached"] for result in again)
     assert (grade.tasks["l1_penalty"], grade.score, grade.by_hand) == (0.5, 6.5, False)
     (row,) = (line for line in command(graded, "grade", TOPIC).stdout.splitlines() if FLAGGED in line)
     assert "0.5" in row and "6.5" in row
+    assert command(graded, "feedback", TOPIC).returncode == 0
+    feedback = (graded / "feedback" / FLAGGED / TOPIC / f"{TOPIC}.html").read_text(encoding="utf-8")
+    assert "look at <code>axis</code>, très bien" in feedback and "Score: 6.5 / 10" in feedback
+    (exported,) = (line for line in command(graded, "export", TOPIC).stdout.splitlines() if FLAGGED in line)
+    assert exported.endswith(",2,0.5,2,2,0,6.5,10,False")
 
 
 def validate(page, name):

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from course_lib.grading.collect import Collected, collect, student_id
+from course_lib.grading.collect import Collected, collect, person, read_names, student_id
 from course_lib.grading.limits import Limits
 
 TOPIC = "norm_penalties"
@@ -37,6 +37,26 @@ def test_moodle_with_and_without_folders(tmp_path):
     report = collect(tmp_path, TOPIC, [packed], "moodle")
     assert handed_in(tmp_path) == {"ada-lovelace_4711": NOTEBOOK, "zoe-o-neil_12": NOTEBOOK + b" "}
     assert report.refused == {} and len(report.students) == 2
+    assert read_names(tmp_path) == {"ada-lovelace_4711": "Ada Lovelace", "zoe-o-neil_12": "Zoë O'Neil"}
+
+
+def test_names_in_utf8_that_the_archive_does_not_declare(tmp_path):
+    packed = archive(tmp_path / "mac.zip", [(f"Zoë Ñ_12_assignsubmission_file_/{TOPIC}.ipynb", NOTEBOOK)])
+    name = "Zoë Ñ".encode()
+    raw = packed.read_bytes()
+    assert raw.count(name) == 2
+    for start in (raw.index(b"PK\3\4") + 6, raw.index(b"PK\1\2") + 8):  # the flags of both headers
+        raw = raw[:start] + b"\0\0" + raw[start + 2 :]
+    packed.write_bytes(raw)
+    assert collect(tmp_path, TOPIC, [packed], "moodle").refused == {}
+    assert read_names(tmp_path) == {"zoe-n_12": "Zoë Ñ"}
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>", "a&lt;b", 'a" onclick="b', "\u202eevil\x1b[2J", "=1+1"]
+)
+def test_a_name_holds_nothing_that_a_page_or_a_terminal_obeys(name):
+    assert not set(person(name)) & set('<>&;"=\x1b\u202e[]()/')
 
 
 def test_canvas_takes_the_newest(tmp_path):

@@ -14,9 +14,10 @@ from grading.conftest import LIMITS, mounted, private_tmp
 from grading.tiny import NAME, RIGHT, STUBS, WRONG, notebook
 
 from course_lib.grading import engines
+from course_lib.grading import feedback as module_of_feedback
 from course_lib.grading.feedback import feedback
 from course_lib.grading.gradebook import GradebookMismatch, Writer, default_url, load_nbgrader
-from course_lib.grading.ledger import Ledger
+from course_lib.grading.records import Records
 from course_lib.grading.run import Result, grade
 from course_lib.grading.sandbox import SandboxUnavailable
 
@@ -118,6 +119,33 @@ def test_a_page_shows_a_persons_grade_also_where_nothing_could_be_run(class_of_t
         book.db.commit()
     (page,) = feedback(class_of_three, NAME)
     assert "Score: 1.5 of 6" in page.read_text() and "unreadable" in page.read_text()
+
+
+def test_a_page_that_cannot_be_made_keeps_nobody_else_from_theirs(class_of_three, run, monkeypatch):
+    run(class_of_three)
+    render = module_of_feedback._render
+
+    def broken_for_ann(exporter, path, assignment, student, url):
+        if student == "ann":
+            raise RecursionError("too deep")
+        return render(exporter, path, assignment, student, url)
+
+    monkeypatch.setattr(module_of_feedback, "_render", broken_for_ann)
+    pages = {page.parent.parent.name: page.read_text() for page in feedback(class_of_three, NAME)}
+    assert len(pages) == 3 and "Score: 6 of 6" in pages["ann"] and "RecursionError" in pages["ann"]
+    assert "Claim: " in pages["bob"]
+
+
+def test_a_name_reaches_the_gradebook_and_a_persons_correction_stays(class_of_three, run):
+    run(class_of_three)
+    for student, name in {"ann": "Ada van der Berg", "bob": "Benjamin Tester"}.items():
+        (class_of_three / "submitted" / student / "name.txt").write_text(name)
+    with load_nbgrader().Gradebook(default_url(class_of_three)) as book:
+        book.update_or_create_student("bob", first_name="Ben", last_name="T.")
+    assert all(result.cached for result in run(class_of_three).values())
+    with load_nbgrader().Gradebook(default_url(class_of_three)) as book:
+        names = {student.id: (student.first_name, student.last_name) for student in book.students}
+    assert (names["ann"], names["bob"]) == (("Ada", "van der Berg"), ("Ben", "T."))
 
 
 def test_only_stale_pages_are_written_anew(class_of_three, run):
@@ -253,22 +281,22 @@ def test_a_name_that_cannot_be_printed_is_refused(class_of_three, run):
         run(class_of_three)
 
 
-def test_ledger_names_are_safe(tmp_path):
-    ledger = Ledger(tmp_path, NAME)
+def test_record_names_are_safe(tmp_path):
+    records = Records(tmp_path, NAME)
     result = {"student": "../../x y/ä", "submission": "1", "bundle": "2", "status": "graded"}
-    ledger.record(result)
-    assert ledger.find("../../x y/ä", "1", "2") == result and ledger.find("../../x y/ä", "1", "3") is None
+    records.record(result)
+    assert records.find("../../x y/ä", "1", "2") == result and records.find("../../x y/ä", "1", "3") is None
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == [NAME]
 
 
 def test_merged_is_known_by_gradebook(tmp_path):
-    ledger = Ledger(tmp_path, NAME)
+    records = Records(tmp_path, NAME)
     result = {"student": "ann", "submission": "1", "bundle": "2"}
-    ledger.record(result)
-    ledger.mark_merged(result, "sqlite:///a")
-    assert ledger.is_merged(result, "sqlite:///a") and not ledger.is_merged(result, "sqlite:///b")
-    ledger.record(result)
-    assert not ledger.is_merged(result, "sqlite:///a")
+    records.record(result)
+    records.mark_merged(result, "sqlite:///a")
+    assert records.is_merged(result, "sqlite:///a") and not records.is_merged(result, "sqlite:///b")
+    records.record(result)
+    assert not records.is_merged(result, "sqlite:///a")
 
 
 def test_result_of_a_dict_ignores_what_it_does_not_show():

@@ -114,8 +114,8 @@ def rows(text):
 
 def test_export_csv(graded):
     table = rows(command(graded[0], "export", TOPIC).stdout)
-    assert table[0] == ["student", *TASKS, "score", "max_score", "needs_a_look"]
-    assert {row[0]: [float(cell) for cell in row[1:6]] for row in table[1:]} == EXPECTED
+    assert table[0] == ["student", "first_name", "last_name", *TASKS, "score", "max_score", "needs_a_look"]
+    assert {row[0]: [float(cell) for cell in row[3:8]] for row in table[1:]} == EXPECTED
 
 
 @pytest.fixture
@@ -186,6 +186,8 @@ def test_collect_then_grade_one_student(graded, tmp_path):
     assert done.returncode == 1 and "stray.txt" in done.stdout and "1 collected" in done.stdout
     results = json.loads(command(graded[0], "grade", TOPIC, "--student", "ada-*", "--json").stdout)
     assert [(result["student"], result["score"]) for result in results] == [("ada-lovelace_4711", 10)]
+    (line,) = (row for row in rows(command(graded[0], "export", TOPIC).stdout) if row[0] == "ada-lovelace_4711")
+    assert line[1:3] == ["Ada", "Lovelace"]
     shutil.rmtree(graded[0] / "submitted" / "ada-lovelace_4711")
 
 
