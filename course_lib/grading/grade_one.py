@@ -29,8 +29,8 @@ STATUSES = (
     *("graded", "timeout", "died", "memory", "processes", "output", "missing", "unreadable", "too large"),
     *("error", "lost"),
 )
-# Characters of a student's own prose that are shown; rendering what is made to be slow grows with their square.
-_PROSE, _PROSE_OF_A_CELL = 100_000, 10_000
+# Characters of a student's own text that are shown. Rendering what is made to be slow takes time by their square.
+_SHOWN, _SHOWN_OF_A_CELL = 100_000, 10_000
 _ENDINGS = {"": "graded", "exit": "died", "killed": "died", "broken": "died"}
 
 
@@ -171,15 +171,16 @@ def _probe_lines(plan: Bundle) -> set[str]:
 
 
 def _sources(steps: list[Step]) -> Iterator[str]:
-    """The text of each cell as it is shown; a student's prose is cut where rendering it would take for ever."""
-    left = _PROSE
+    """The text of each cell as it is shown; a student's is cut where rendering it would take for ever."""
+    left = _SHOWN
     for step in steps:
-        if step.kind == "code" or not step.own:
+        if not step.own:
             yield step.source
             continue
-        shown = step.source[: min(_PROSE_OF_A_CELL, left)]
+        shown = step.source[: min(_SHOWN_OF_A_CELL, left)]
         left -= len(shown)
-        yield _defused(shown) + ("" if shown == step.source else "\n\n[shortened]")
+        cut = "" if shown == step.source else "\n\n# [shortened]" if step.kind == "code" else "\n\n[shortened]"
+        yield (shown if step.kind == "code" else _defused(shown)) + cut
 
 
 def _executed_cell(number: int, step: Step, source: str, run: Run, findings: Findings, probes: set[str]) -> dict:

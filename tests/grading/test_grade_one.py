@@ -193,5 +193,12 @@ def test_markdown_of_a_student_is_defused(graded):
     assert len(long["source"]) < 20_000 and long["source"].endswith("[shortened]")
 
 
+def test_long_code_is_run_whole_and_shown_cut(graded):
+    solutions = RIGHT | {"mean_square": f"# {'a.' * 20_000}\n{RIGHT['mean_square']}"}
+    result = graded(notebook(solutions))
+    shown = find(result["notebook"], "mean_square")["source"]
+    assert result["score"] == 6.0 and len(shown) < 11_000 and shown.endswith("# [shortened]")
+
+
 def test_find_is_by_name():
     assert find(notebook(), "centred")["source"] == STUBS["centred"]
