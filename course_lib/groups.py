@@ -262,6 +262,7 @@ class Group:
 
 
 @functools.cache
+@torch.inference_mode(False)  # a table is kept for the whole process: an ordinary tensor, on the CPU
 def cyclic(n: int) -> Group:
     """C_n: the turns of the plane by multiples of 2π/n. Element k turns k steps counter-clockwise.
 
@@ -278,11 +279,12 @@ def cyclic(n: int) -> Group:
     2
     """
     require_positive_integer(n=n)
-    k = torch.arange(n)
+    k = torch.arange(n, device="cpu")
     return Group(f"C{n}", (k[:, None] + k) % n, turns=n)
 
 
 @functools.cache
+@torch.inference_mode(False)
 def dihedral(n: int) -> Group:
     """D_n, of order 2n: the turns of C_n, each also after swapping left and right.
 
@@ -304,7 +306,8 @@ def dihedral(n: int) -> Group:
     (5, 7)
     """
     require_positive_integer(n=n)
-    k, f = torch.arange(2 * n) % n, torch.arange(2 * n) // n
+    element = torch.arange(2 * n, device="cpu")
+    k, f = element % n, element // n
     turned = (k[:, None] + (1 - 2 * f[:, None]) * k) % n
     return Group(f"D{n}", (f[:, None] + f) % 2 * n + turned, turns=n, mirrors=True)
 
@@ -322,7 +325,7 @@ def direct_product(first: Group, second: Group) -> Group:
     >>> direct_product(cyclic(2), cyclic(3)).table[1 * 3 + 2, 1 * 3 + 2].item()  # (1, 2)·(1, 2) = (0, 1)
     1
     """
-    pair = torch.arange(first.order * second.order)
+    pair = torch.arange(first.order * second.order, device=first.table.device)
     a, b = pair // second.order, pair % second.order
     table = first.table[a[:, None], a] * second.order + second.table[b[:, None], b]
     return Group(f"{first.name}×{second.name}", table)

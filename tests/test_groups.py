@@ -529,6 +529,16 @@ def test_the_broken_axiom_is_named(table, message):
     assert library.broken_axiom(torch.tensor(table)).startswith(message)
 
 
+def test_a_group_is_the_same_wherever_it_was_first_asked_for():
+    """Groups are kept for the whole process, so their tables may not be inference tensors or lie on another device."""
+    with torch.inference_mode(), torch.device("meta"):
+        groups = cyclic(29), dihedral(13), direct_product(cyclic(29), cyclic(2))
+    signal = torch.randn(29, requires_grad=True)
+    library.act_on_signal(signal, groups[0], 3).square().sum().backward()
+    torch.testing.assert_close(signal.grad, 2 * signal.detach())
+    assert all(group.table.device.type == "cpu" and library.is_group(group.table) for group in groups)
+
+
 def test_multiplying_integers_modulo_five_without_zero():
     """The units modulo 5 are a group of four; as permutations of the residues they are C4."""
     units = torch.tensor([1, 2, 3, 4])
