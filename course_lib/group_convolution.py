@@ -27,6 +27,9 @@ from course_lib.preconditions import (
     require_positive_integer,
     require_sizes,
 )
+from course_lib.training import see_every_step
+
+see_every_step()  # the layers below keep their filters until a weight changes
 
 # --- the functions that the exercise asks for --------------------------------------------------------------------
 
@@ -368,9 +371,10 @@ def cosets(group: Group, subgroup: Sequence[int]) -> Int64[Tensor, "coset size"]
     chosen = torch.as_tensor(subgroup)
     require_nonempty(subgroup=chosen)
     require_indices(group.order, subgroup=chosen)
-    if chosen[0] != 0 or set(group.table[chosen[:, None], chosen].flatten().tolist()) != set(chosen.tolist()):
+    products = group.table[chosen[:, None], chosen]
+    if chosen[0] != 0 or len(chosen.unique()) < len(chosen) or not torch.isin(products, chosen).all():
         raise ValueError(
-            "subgroup must be closed and begin with the identity: wanted a subgroup of "
+            "subgroup must be closed, begin with the identity and hold each element once: wanted a subgroup of "
             f"{group}, got {chosen.tolist()}. Add the products of its elements."
         )
     rows, seen = [], set()
@@ -481,6 +485,7 @@ class _Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
         self._place_plan()
+        self.register_load_state_dict_post_hook(_placed_anew)
         self._kept: tuple | None = None
         self.reset_parameters()
 
@@ -492,7 +497,8 @@ class _Convolution(nn.Module):
             parameter.uniform_(-bound, bound)
 
     def _place_plan(self) -> None:
-        index, turns = _expansion(self.group, self.kernel_size, self.inputs // self.groups, self.lifts)
+        with torch.device("cpu"):  # what is kept for other layers too must not lie where this one is made
+            index, turns = _expansion(self.group, self.kernel_size, self.inputs // self.groups, self.lifts)
         self.register_buffer("_index", index.to(self.weight.device), persistent=False)
         self.register_buffer("_turns", None if turns is None else turns.to(self.weight), persistent=False)
         fields = torch.arange(self.outputs, device=self.weight.device).repeat_interleave(self.group.order)
@@ -568,6 +574,12 @@ class _Convolution(nn.Module):
         without = "" if self.bias is not None else ", bias=False"
         rough = "" if self._turns is None else ", filters interpolated"
         return f"{self.group}, {self.inputs}, {self.outputs}, kernel_size={self.kernel_size}{changed}{without}{rough}"
+
+
+def _placed_anew(layer: _Convolution, _: object) -> None:
+    """After loading with assign=True the weights may have another device or dtype than the plan."""
+    layer._place_plan()
+    layer._kept = None
 
 
 class LiftingConv2d(_Convolution):
@@ -682,6 +694,19 @@ class SpatialPool2d(nn.Module):
         return self.pool(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
 
 
+# Layers of torch that do the same to every entry, and those that read axes and leave them as they are.
+_ENTRYWISE = tuple(
+    getattr(nn, name)
+    for name in "ReLU LeakyReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign Tanh Sigmoid Hardtanh Hardswish "
+    "Hardsigmoid ReLU6 LogSigmoid Tanhshrink Softshrink Hardshrink Threshold Identity Dropout".split()
+)
+_KEEP_AXES = tuple(
+    getattr(nn, name)
+    for name in "BatchNorm3d InstanceNorm3d GroupNorm LayerNorm PReLU Softmax LogSoftmax Dropout3d ZeroPad2d MaxPool3d "
+    "AvgPool3d AdaptiveMaxPool3d AdaptiveAvgPool3d Upsample".split()
+)
+
+
 def to_plain(network: nn.Sequential) -> nn.Sequential:
     """The same network in torch's own layers, on channels flattened as (field, order); for inference and export.
 
@@ -692,7 +717,8 @@ def to_plain(network: nn.Sequential) -> nn.Sequential:
         A new network with the same outputs.
 
     Raises:
-        ValueError: a layer of this module that has no plain twin.
+        ValueError: a layer of this module that has no plain twin, one of torch's that may treat the group's axis in
+            another way than the flattened channels, or no convolution that says which group it is.
 
     >>> from course_lib.groups import cyclic
     >>> network = nn.Sequential(LiftingConv2d(cyclic(4), 1, 2, 3), nn.ReLU(), GroupPool())
@@ -703,29 +729,46 @@ def to_plain(network: nn.Sequential) -> nn.Sequential:
       (2): Flatten(start_dim=1, end_dim=2)
     )
     """
-    order = next((layer.group.order for layer in network.modules() if isinstance(layer, _Convolution)), 1)
-    return nn.Sequential(*(_plain(layer, order) for layer in network)).eval()
+    first = next((layer for layer in network.modules() if isinstance(layer, _Convolution)), None)
+    if first is None:
+        raise ValueError(
+            "the network must hold a convolution of this module, which says its group: wanted LiftingConv2d or "
+            f"GroupConv2d, got {network}. A network of torch's own layers is plain already."
+        )
+    return _plain(network, first.group.order, not first.lifts)[0].eval()
 
 
-def _plain(layer: nn.Module, order: int) -> nn.Module:
+def _plain(layer: nn.Module, order: int, lifted: bool) -> tuple[nn.Module, bool]:
+    """The plain twin of a layer, and whether the group's axis is (flattened) in what it gives."""
     if isinstance(layer, nn.Sequential):
-        return nn.Sequential(*(_plain(part, order) for part in layer))
+        twins = []
+        for part in layer:
+            twin, lifted = _plain(part, order, lifted)
+            twins.append(twin)
+        return nn.Sequential(*twins), lifted
     if isinstance(layer, _Convolution):
-        return layer.to_conv2d()
-    if isinstance(layer, GroupBatchNorm2d):
+        return layer.to_conv2d(), True
+    if isinstance(layer, GroupPool):
+        kind = nn.AvgPool3d if layer.average else nn.MaxPool3d
+        return _unflattened(kind((order, 1, 1), (order, 1, 1)), order), False
+    if isinstance(layer, SpatialPool2d):
+        return copy.deepcopy(layer.pool), True
+    if lifted and isinstance(layer, nn.BatchNorm3d) and layer.track_running_stats:
         plain = nn.BatchNorm2d(layer.num_features * order, layer.eps, layer.momentum, layer.affine)
         for name, value in layer.state_dict().items():
             getattr(plain, name).data.copy_(value.repeat_interleave(order) if value.ndim else value)
-        return plain.to(layer.running_mean)
-    if isinstance(layer, GroupPool):
-        kind = nn.AvgPool3d if layer.average else nn.MaxPool3d
-        window = order, 1, 1
-        return nn.Sequential(nn.Unflatten(1, (-1, order)), kind(window, window), nn.Flatten(1, 2))
-    if isinstance(layer, SpatialPool2d):
-        return copy.deepcopy(layer.pool)
-    if type(layer).__module__ == __name__:
-        raise ValueError(
-            f"each layer must have a plain twin: wanted layers of this module or torch, got {layer}. "
-            "Export its parts one by one with to_conv2d()."
-        )
-    return copy.deepcopy(layer)
+        return plain.to(layer.running_mean), True
+    whole = isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
+    if type(layer).__module__ != __name__ and (not lifted or whole or isinstance(layer, _ENTRYWISE)):
+        return copy.deepcopy(layer), lifted and not whole
+    if lifted and type(layer) in _KEEP_AXES:
+        return _unflattened(copy.deepcopy(layer), order), True
+    raise ValueError(
+        f"each layer must have a plain twin: wanted layers of this module or torch, got {layer}. "
+        "Export its parts one by one with to_conv2d()."
+    )
+
+
+def _unflattened(layer: nn.Module, order: int) -> nn.Sequential:
+    """The group's axis is there for this layer."""
+    return nn.Sequential(nn.Unflatten(1, (-1, order)), layer, nn.Flatten(1, 2))

@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import math
+import pickle
 import shutil
 import time
 import warnings
@@ -604,6 +605,7 @@ SETTINGS = [
     {"stride": 2, "padding": 2},
     {"dilation": 2, "padding": 1},
     {"groups": 2, "stride": 3},
+    {"groups": 2, "dilation": 2, "stride": 2, "padding": 3, "bias": False},
 ]
 
 
@@ -758,6 +760,44 @@ def test_coset_pooling_leaves_what_the_group_still_moves():
         torch.testing.assert_close(library.CosetPool(group, [0, 4], average)(x), y)
 
 
+def test_pools_are_what_loops_find():
+    group, x = dihedral(3), torch.randn(2, 3, 6, 7, 5, dtype=torch.float64)
+    for average in (False, True):
+        together = (lambda values: sum(values) / len(values)) if average else max
+        pooled = library.GroupPool(average)(x)
+        windows = library.SpatialPool2d(3, stride=2, average=average)(x)
+        rows = library.cosets(group, [0, 4])
+        left = library.CosetPool(group, [0, 4], average)(x)
+        assert windows.shape == (2, 3, 6, 3, 2) and left.shape == (2, 3, 3, 7, 5)
+        for b, field, row, column in itertools.product(range(2), range(3), range(7), range(5)):
+            poses = x[b, field, :, row, column].tolist()
+            assert pooled[b, field, row, column].item() == pytest.approx(together(poses), abs=1e-12)
+            for c in range(3):
+                wanted = together([poses[g] for g in rows[c].tolist()])
+                assert left[b, field, c, row, column].item() == pytest.approx(wanted, abs=1e-12)
+            if row < 3 and column < 2:
+                for g in range(6):
+                    seen = [x[b, field, g, 2 * row + i, 2 * column + j].item() for i in range(3) for j in range(3)]
+                    assert windows[b, field, g, row, column].item() == pytest.approx(together(seen), abs=1e-12)
+
+
+@pytest.mark.parametrize("group", [cyclic(4), dihedral(4)], ids=str)
+@pytest.mark.parametrize(
+    "norm",
+    [library.GroupBatchNorm2d(4), nn.GroupNorm(2, 4), nn.GroupNorm(4, 4), nn.InstanceNorm3d(4, affine=True)],
+    ids=str,
+)
+def test_norms_that_commute_with_the_group(norm, group):
+    """torch's own do too, on five axes: they share what they measure and learn over the poses of a field."""
+    norm, x = copy.deepcopy(norm).double(), torch.randn(3, 4, group.order, 6, 9, dtype=torch.float64)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    assert library.equivariance_errors(norm, x, group).max() <= 1e-12
+    for_each_pose = nn.BatchNorm2d(4 * group.order).double()
+    nn.init.normal_(for_each_pose.weight)
+    wrong = library.equivariance_errors(lambda x: for_each_pose(x.flatten(1, 2)).unflatten(1, (4, -1)), x, group)
+    assert wrong.max() > 0.1, "a scale for each pose breaks the symmetry"
+
+
 def test_batch_norm_shares_its_statistics_over_poses():
     norm, x = library.GroupBatchNorm2d(3), torch.randn(4, 3, 4, 6, 5)
     y = norm(x)
@@ -818,6 +858,14 @@ def test_filters_are_kept_in_evaluation_and_made_anew_when_weights_change():
         with torch.no_grad():
             torch.testing.assert_close(layer(x), fresh(layer, x))
             assert not torch.equal(layer(x), before)
+    for kind in (torch.optim.Adam, torch.optim.SGD):  # these change weights without autograd's counting it
+        optimizer = kind(layer.parameters(), lr=0.1, fused=True)
+        layer(x).square().sum().backward()
+        with torch.no_grad():
+            before = layer(x)
+            optimizer.step()
+            assert not torch.equal(layer(x), before)
+            torch.testing.assert_close(layer(x), fresh(layer, x))
     with torch.inference_mode():
         layer(x)
     layer.requires_grad_(False)
@@ -851,6 +899,73 @@ def test_copies_files_and_pickles():
     file.seek(0)
     twin.load_state_dict(torch.load(file))
     torch.testing.assert_close(twin(x), layer(x))
+
+
+@pytest.mark.parametrize("group", [cyclic(4), cyclic(8)], ids=str)
+def test_weights_that_are_assigned_bring_their_device_and_dtype(group):
+    source, x = library.GroupConv2d(group, 2, 3, 3, dtype=torch.float64), torch.randn(2, 2, group.order, 6, 5).double()
+    with torch.device("meta"):
+        empty = nn.Sequential(library.GroupConv2d(group, 2, 3, 3))
+    assert empty[0].weight.is_meta
+    empty.load_state_dict({f"0.{name}": value for name, value in source.state_dict().items()}, assign=True)
+    torch.testing.assert_close(empty(x), source(x), rtol=1e-12, atol=1e-12)
+    shorter = library.GroupConv2d(group, 2, 3, 3).eval()
+    with torch.no_grad():
+        shorter(x.float())
+        shorter.load_state_dict(source.state_dict(), assign=True)
+        torch.testing.assert_close(shorter(x), source(x), rtol=1e-12, atol=1e-12)
+    again = copy.deepcopy(shorter).to("meta").to_empty(device="cpu")
+    again.load_state_dict(source.state_dict())
+    torch.testing.assert_close(again(x), source(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_other_tools_do_with_a_layer():
+    """Reparametrized, averaged, vectorized, pickled, mapped over models, without gradients, images or precision."""
+    layer, x = made()
+
+    def check(other):
+        with torch.no_grad():
+            wanted = other.to_conv2d()(x.flatten(1, 2)).unflatten(1, (3, 4))
+            torch.testing.assert_close(other(x), wanted, rtol=1e-5, atol=1e-5)
+
+    normed = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer)).eval()
+    average = torch.optim.swa_utils.AveragedModel(layer).eval()
+    again = pickle.loads(pickle.dumps(layer)).eval()
+    for _ in range(2):
+        with torch.no_grad():
+            [check(other) for other in (normed, average.module, again)]
+            normed.parametrizations.weight.original0.mul_(2)
+            layer.weight.add_(1)
+            average.update_parameters(layer)
+            vector = nn.utils.parameters_to_vector(again.parameters())
+            nn.utils.vector_to_parameters(vector + 1, again.parameters())
+    copies = [made()[0] for _ in range(3)]
+    for place, one in enumerate(copies):
+        nn.init.constant_(one.bias, place)
+    stacked, rest = torch.func.stack_module_state(copies)
+    mapped = torch.vmap(lambda part: torch.func.functional_call(copies[0], (part, {}), (x,)))(stacked)
+    torch.testing.assert_close(mapped, torch.stack([one(x) for one in copies]))
+    slopes = torch.func.grad(lambda part: torch.func.functional_call(layer, part, (x,)).sum())(
+        dict(layer.named_parameters())
+    )
+    layer(x).sum().backward()
+    torch.testing.assert_close(slopes["weight"], layer.weight.grad)
+    assert layer(x[:0]).shape == (0, 3, 4, 6, 5)
+    layer.eval().requires_grad_(False)
+    assert not layer(x).requires_grad
+    for dtype in (torch.bfloat16, torch.float16):
+        short = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+        assert short.dtype == dtype and (short - layer(x)).norm() < 0.02 * layer(x).norm()
+
+
+def test_autocast_then_twice_backward():
+    layer, x = made()
+    x.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    (slope,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert layer.weight.grad.isfinite().all() and layer.weight.grad.norm() > 0
 
 
 def test_interpolated_filters_keep_their_precision():
@@ -935,6 +1050,17 @@ def test_plain_twins(group):
     layer = library.GroupConv2d(group, 4, 6, 3, **settings)
     maps = torch.randn(2, 4, group.order, 9, 8)
     conv = layer.to_conv2d()
+    for between in (
+        [nn.GroupNorm(2, 4), nn.ZeroPad2d(1), nn.Softmax(dim=2)],
+        [nn.InstanceNorm3d(4, affine=True), nn.PReLU(4)],
+        [nn.BatchNorm3d(4, affine=False), nn.Identity(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)],
+        [nn.Sequential(nn.Flatten(), nn.Tanh())],
+    ):  # torch's own layers, some of which read the group's axis
+        network = nn.Sequential(library.LiftingConv2d(group, 1, 4, 3), nn.ReLU(), *between)
+        network(torch.randn(9, 1, 8, 8))
+        wanted = network.eval()(x)
+        wanted = wanted.flatten(1, 2) if wanted.ndim == 5 else wanted
+        torch.testing.assert_close(library.to_plain(network)(x), wanted, rtol=1e-5, atol=1e-6)
     assert type(conv) is nn.Conv2d and not any(p.grad_fn for p in conv.parameters())
     torch.testing.assert_close(conv(maps.flatten(1, 2)), layer(maps).flatten(1, 2))
 
@@ -1015,6 +1141,44 @@ def test_escnn_has_the_same_kernels(turns, mirrors):
     assert free <= ours.weight.numel()
 
 
+@pytest.mark.parametrize(("turns", "mirrors"), [(4, False), (2, False), (4, True)])
+def test_escnn_makes_the_same_network(turns, mirrors):
+    """Lifting, normalization, ReLU, pooling in space, convolution, a maximum over poses, with one set of weights."""
+    pytest.importorskip("escnn")
+    torch.manual_seed(0)
+    group = dihedral(turns) if mirrors else cyclic(turns)
+    convolution, kind, steerable = escnn_layer(turns, mirrors, 3, 2, 3)
+    image = steerable.FieldType(kind.gspace, [kind.gspace.trivial_repr])
+    theirs = steerable.SequentialModule(
+        steerable.R2Conv(image, kind, 3, padding=1, bias=True),
+        steerable.InnerBatchNorm(kind),
+        steerable.ReLU(kind),
+        steerable.PointwiseMaxPool2D(kind, 2),
+        convolution,
+        steerable.GroupPooling(convolution.out_type),
+    )
+    ours = nn.Sequential(
+        library.LiftingConv2d(group, 1, 3, 3, padding=1),
+        library.GroupBatchNorm2d(3),
+        nn.ReLU(),
+        library.SpatialPool2d(2),
+        library.GroupConv2d(group, 3, 2, 3, padding=1, bias=False),
+        library.GroupPool(),
+    )
+    with torch.no_grad():  # their elements stand in our order: mirrored or not, then turned
+        theirs[0].bias.normal_()
+        lift, bias = theirs[0].expand_parameters()
+        ours[0].weight.copy_(lift.unflatten(0, (3, -1))[:, 0])
+        ours[0].bias.copy_(bias[:: group.order])
+        ours[4].weight.copy_(theirs[4].expand_parameters()[0].unflatten(1, (3, -1)).unflatten(0, (2, -1))[:, 0])
+    for _ in range(3):  # both in training mode: the kept statistics are compared as well
+        x = torch.randn(4, 1, 8, 8)
+        torch.testing.assert_close(ours(x), theirs(steerable.GeometricTensor(x, image)).tensor, rtol=1e-4, atol=1e-5)
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(steerable.GeometricTensor(x, image)).tensor, rtol=1e-5, atol=1e-5)
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 C4 = cyclic(4)
@@ -1036,15 +1200,27 @@ BAD = {
     "images as features": (lambda: library.act_on_features(X, C4, 1), "f must have the sizes"),
     "no such element": (lambda: library.act_on_features(MAPS, C4, 4), "element must be in range"),
     "not a subgroup": (lambda: library.cosets(C4, [0, 1]), "closed"),
+    "an element twice": (lambda: library.cosets(C4, [0, 0, 2]), "each element once"),
     "not an element": (lambda: library.cosets(C4, [0, 7]), "subgroup must be indices"),
     "groups that do not divide": (lambda: library.GroupConv2d(C4, 3, 4, 3, groups=2), "groups must divide"),
     "a rectangular kernel": (lambda: library.GroupConv2d(C4, 3, 4, (3, 5)), "kernel_size"),
     "images for a group layer": (lambda: library.GroupConv2d(C4, 2, 4, 3)(X), "LiftingConv2d"),
     "maps for lifting": (lambda: library.LiftingConv2d(C4, 2, 4, 3)(MAPS), "must fit the layer"),
     "no plain twin": (
-        lambda: library.to_plain(nn.Sequential(library.CosetPool(C4, [0, 2]))),
+        lambda: library.to_plain(nn.Sequential(library.LiftingConv2d(C4, 1, 2, 3), library.CosetPool(C4, [0, 2]))),
         "plain twin",
     ),
+    "a plain twin of another shape": (
+        lambda: library.to_plain(nn.Sequential(library.LiftingConv2d(C4, 1, 2, 3), nn.Flatten(2))),
+        "plain twin",
+    ),
+    "statistics of each batch": (
+        lambda: library.to_plain(
+            nn.Sequential(library.GroupConv2d(C4, 1, 2, 3), library.GroupBatchNorm2d(2, track_running_stats=False))
+        ),
+        "plain twin",
+    ),
+    "a network of no group": (lambda: library.to_plain(nn.Sequential(library.GroupPool())), "which says its group"),
 }
 
 
