@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from course_lib.preconditions import (
@@ -22,6 +22,9 @@ from course_lib.preconditions import (
     require_positive_integer,
     require_sizes,
 )
+from course_lib.training import see_every_step
+
+see_every_step()  # a layer keeps its kernel until a coefficient changes
 
 # How many fields of each frequency: ``{0: 8, 1: 4}`` is 8 + 2 · 4 = 16 channels, in order of frequency.
 Fields = Mapping[int, int]
@@ -366,6 +369,7 @@ def default_rings(size: int) -> tuple[tuple[float, float, float], ...]:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for the whole process: an ordinary tensor, on the CPU
 def kernel_basis(
     frequency_in: int, frequency_out: int, size: int, rings: tuple[tuple[float, float, float], ...]
 ) -> Float[Tensor, "basis out in size size"]:
@@ -474,7 +478,7 @@ class SteerableConv2d(nn.Module):
         self.rings = default_rings(size) if rings is None else rings
         self.coefficients = nn.ParameterDict()
         for n, many in self.fields_out.items():
-            bases = {m: kernel_basis(m, n, size, self.rings) for m in self.fields_in}
+            bases = {m: self._basis(m, n) for m in self.fields_in}
             fan = sum(count * len(bases[m]) for m, count in self.fields_in.items())
             for m, count in self.fields_in.items():
                 # each output has the variance of the inputs, times two for the rectifier that follows
@@ -482,17 +486,31 @@ class SteerableConv2d(nn.Module):
                 self.coefficients[f"{m}_{n}"] = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(self.fields_out[0])) if bias and 0 in self.fields_out else None
         self._place_bases()
+        self.register_load_state_dict_post_hook(_placed_anew)
 
     def _place_bases(self) -> None:
         for key, coefficients in self.coefficients.items():
-            basis = kernel_basis(*map(int, key.split("_")), self.size, self.rings)
+            basis = self._basis(*map(int, key.split("_"))).flatten(1)  # (basis, out·in·row·column)
             self.register_buffer(f"basis_{key}", basis.to(coefficients, copy=True), persistent=False)
-        self._kept: tuple = (None, None)
+        self._kept: tuple | None = None
+
+    def _basis(self, frequency_in: int, frequency_out: int) -> Float[Tensor, "basis out in size size"]:
+        with torch.device("cpu"):  # wherever this layer is made
+            return kernel_basis(frequency_in, frequency_out, self.size, self.rings)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self._place_bases()  # anew from float64: float32 ones, made longer, would stay rough
         return self
+
+    def train(self, mode: bool = True):
+        """As for every module; the kept kernel is forgotten."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        """Copies and files do not carry the kept kernel."""
+        return self.__dict__ | {"_kept": None}
 
     def kernel(self) -> Float[Tensor, "out in size size"]:
         """The kernel as ``conv2d`` takes it; differentiable in the coefficients."""
@@ -501,7 +519,7 @@ class SteerableConv2d(nn.Module):
             blocks = []
             for m, count in self.fields_in.items():
                 basis = getattr(self, f"basis_{m}_{n}")
-                block = (self.coefficients[f"{m}_{n}"].flatten(0, 1) @ basis.flatten(1)).reshape(
+                block = (self.coefficients[f"{m}_{n}"].flatten(0, 1) @ basis).reshape(
                     many, count, dimension(n), dimension(m), self.size, self.size
                 )
                 blocks.append(block.transpose(1, 2).flatten(2, 3).flatten(0, 1))  # (out, in, size, size)
@@ -518,11 +536,21 @@ class SteerableConv2d(nn.Module):
         return torch.cat(filled)
 
     def _expanded(self) -> Float[Tensor, "out in size size"]:
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.kernel()
-        state = tuple((p.data_ptr(), p._version, p.dtype) for p in self.coefficients.values())
-        if self._kept[0] != state:
-            self._kept = (state, self.kernel())
+        given = tuple(self.coefficients.values())
+        if any(type(part) is not nn.Parameter or part.is_inference() for part in given):
+            return self.kernel()
+        kind = given[0].device.type
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        state = (
+            mixed and torch.get_autocast_dtype(kind),
+            torch.is_inference_mode_enabled(),
+            *((id(p), p.data_ptr(), p._version) for p in given),
+        )
+        if self._kept is None or self._kept[0] != state:
+            holders = given, [part.detach() for part in given]  # while they live, nothing else gets their id or address
+            self._kept = state, self.kernel(), holders
         return self._kept[1]
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out rows columns"]:
@@ -540,6 +568,11 @@ class SteerableConv2d(nn.Module):
         return plain
 
 
+def _placed_anew(layer: SteerableConv2d, _: object) -> None:
+    """After loading with assign=True the coefficients may have another device or dtype than the bases."""
+    layer._place_bases()
+
+
 class NormNonlinearity(nn.Module):
     """A rectifier for fields: ``norm_nonlinearity`` where they are vectors, max(x + b, 0) where they are numbers.
 
@@ -554,12 +587,16 @@ class NormNonlinearity(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
         """Rectify every field."""
-        biases = self.bias.split(list(self.fields.values()))
-        rectified = [
-            (norm_nonlinearity(part, bias) if frequency else (part + bias[:, None, None, None]).relu()).flatten(1, 2)
-            for (frequency, part), bias in zip(parts(x, self.fields), biases, strict=True)
-        ]
-        return torch.cat(rectified, dim=1)
+        rectified = []
+        biases = self.bias.to(x.dtype).split(list(self.fields.values()))
+        for (frequency, part), bias in zip(parts(x, self.fields), biases, strict=True):
+            bias = bias[:, None, None, None]
+            if frequency == 0:
+                rectified.append((part + bias).relu())
+            else:  # norm_nonlinearity without its questions, which a compiler cannot ask
+                length, nonzero = _lengths(part)
+                rectified.append(part * torch.where(nonzero, (length + bias).relu() / length, 0.0))
+        return torch.cat([part.flatten(1, 2) for part in rectified], dim=1)
 
 
 class GatedNonlinearity(nn.Module):
@@ -626,13 +663,23 @@ class SteerableBatchNorm2d(nn.Module):
         if split:
             square = self.running_square
             if self.training:
-                square = torch.cat([part.square().mean(dim=(0, 2, 3, 4)) for part in split.values()])
+                precise = [part.to(self.scale.dtype) for part in split.values()]  # autocast hands over fewer digits
+                square = torch.cat([part.square().mean(dim=(0, 2, 3, 4)) for part in precise])
                 with torch.no_grad():
                     self.running_square.lerp_(square, self.momentum)
             factors = (self.scale * (square + self.eps).rsqrt()).split([part.shape[1] for part in split.values()])
             for (frequency, part), factor in zip(split.items(), factors, strict=True):
-                done[frequency] = (part * factor[:, None, None, None]).flatten(1, 2)
+                done[frequency] = (part * factor[:, None, None, None].to(part.dtype)).flatten(1, 2)
         return torch.cat([done[frequency] for frequency in self.fields], dim=1)
+
+
+def _lengths(
+    x: Float[Tensor, "batch field component height width"],
+) -> tuple[Float[Tensor, "batch field 1 height width"], Bool[Tensor, "batch field 1 height width"]]:
+    """The length of each vector, 1 for a zero vector, and which are not zero: the root of 0 has no slope."""
+    square = x.square().sum(dim=2, keepdim=True)
+    nonzero = square > 0
+    return torch.where(nonzero, square, 1.0).sqrt(), nonzero
 
 
 def invariants(
@@ -645,9 +692,13 @@ def invariants(
         fields: the number of fields of each frequency.
 
     Returns:
-        One channel a field. Differentiable; the length of a zero vector has the gradient 0.
+        One channel a field. Differentiable, twice too; the length of a zero vector has the gradient 0.
     """
-    return torch.cat([part[:, :, 0] if k == 0 else part.norm(dim=2) for k, part in parts(x, fields)], dim=1)
+    found = []
+    for frequency, part in parts(x, fields):
+        length, nonzero = _lengths(part)
+        found.append(part if frequency == 0 else torch.where(nonzero, length, 0.0))
+    return torch.cat([part.squeeze(2) for part in found], dim=1)
 
 
 class SteerableNetwork(nn.Module):

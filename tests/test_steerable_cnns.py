@@ -1,7 +1,9 @@
 """steerable_cnns: wrong and right versions of each task, independent peers (escnn too), closed forms, bad input."""
 
 import copy
+import itertools
 import math
+import pickle
 import subprocess
 import sys
 import warnings
@@ -445,7 +447,8 @@ def test_quarter_turns_are_exact(dtype, tolerance, size, padding, stride, side):
 
 def test_a_layer_made_double_has_the_kernels_in_double():
     layer = library.SteerableConv2d({0: 1}, {1: 1}, 5).double()
-    torch.testing.assert_close(layer.basis_0_1, library.kernel_basis(0, 1, 5, library.default_rings(5)), rtol=0, atol=0)
+    wanted = library.kernel_basis(0, 1, 5, library.default_rings(5)).flatten(1)
+    torch.testing.assert_close(layer.basis_0_1, wanted, rtol=0, atol=0)
 
 
 def test_a_network_of_real_digits_does_not_see_a_quarter_turn():
@@ -646,6 +649,185 @@ def test_the_expanded_kernel_is_kept_until_a_coefficient_changes():
     assert not any(name.startswith("basis") for name in layer.state_dict())
 
 
+def kept():
+    torch.manual_seed(0)
+    layer = library.SteerableConv2d({0: 2, 1: 1}, {0: 2, 1: 2, 2: 1}, 5, padding=2).eval()
+    x = torch.randn(2, 4, 7, 6)
+    with torch.no_grad():
+        layer(x)
+    return layer, x
+
+
+def agrees(layer, x):
+    """The output without gradients, where a kernel may be kept, is that of the kernel as it is now."""
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), layer.to_conv2d()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kept_kernel_is_never_an_old_one():
+    layer, x = kept()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    agrees(layer, x)
+    for kind in (torch.optim.Adam, torch.optim.SGD):
+        optimizer = kind(layer.parameters(), lr=0.1, fused=True)
+        layer(x).square().mean().backward()
+        agrees(layer, x)
+        optimizer.step()
+        agrees(layer, x)
+    for _ in range(20):  # new weights at the address of the old ones
+        layer.load_state_dict({name: torch.randn_like(p) for name, p in layer.state_dict().items()}, assign=True)
+        agrees(layer, x)
+        for name in list(layer.coefficients):
+            shape = layer.coefficients[name].shape
+            del layer.coefficients[name]
+            layer.coefficients[name] = nn.Parameter(torch.randn(shape))
+        agrees(layer, x)
+    for part in layer.parameters():
+        part.data.mul_(2)  # autograd does not see this
+    agrees(layer.eval(), x)
+    again = pickle.loads(pickle.dumps(layer))
+    assert again._kept is None and copy.deepcopy(layer)._kept is None
+    agrees(again, x)
+    with torch.inference_mode():
+        layer(x)
+        made = library.SteerableConv2d({0: 2, 1: 1}, {0: 2}, 5).eval()
+        made(x), made(x)
+    layer(x).sum().backward()
+    tripled = {name: 3 * part.detach() for name, part in layer.named_parameters()}
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.functional_call(layer, tripled, (x,)), 3 * layer(x))
+        stacked = {name: torch.stack([part, 2 * part]) for name, part in layer.named_parameters()}
+        mapped = torch.vmap(lambda part: torch.func.functional_call(layer, part, (x,)))(stacked)
+        torch.testing.assert_close(mapped, torch.stack([layer(x), 2 * layer(x)]))
+
+
+def test_coefficients_that_are_assigned_bring_their_device_and_dtype():
+    layer, x = kept()
+    with torch.device("meta"):
+        empty = nn.Sequential(library.SteerableConv2d({0: 2, 1: 1}, {0: 2, 1: 2, 2: 1}, 5, padding=2))
+    state = {f"0.{name}": part.double() for name, part in layer.state_dict().items()}
+    empty.load_state_dict(state, assign=True)
+    torch.testing.assert_close(empty(x.double()), layer.double()(x.double()), rtol=1e-12, atol=1e-12)
+
+
+def steerable_layers():
+    """One of each layer in a row, and images."""
+    torch.manual_seed(0)
+    fields = {0: 3, 1: 2, 2: 1}
+    gate = library.GatedNonlinearity(fields)
+    layers = nn.Sequential(
+        library.SteerableConv2d({0: 1}, gate.fields_in, 5, padding=2),
+        library.SteerableBatchNorm2d(gate.fields_in),
+        gate,
+        library.SteerableConv2d(fields, {1: 2, 0: 3}, 3, padding=1, stride=2),
+        library.NormNonlinearity({1: 2, 0: 3}),
+    )
+    nn.init.normal_(layers[4].bias)
+    x = torch.randn(2, 1, 15, 15)
+    layers(x)
+    return layers, x
+
+
+def test_all_layers_export_and_compile_in_one_graph():
+    layers, x = steerable_layers()
+    for mode in (True, False):
+        layers.train(mode)
+        compiled = torch.compile(copy.deepcopy(layers), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), copy.deepcopy(layers)(x))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), copy.deepcopy(layers)(x))
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(layers, (x,), dynamic_shapes=({0: batch},)).module()
+    torch.testing.assert_close(exported(torch.cat([x, -x])), layers(torch.cat([x, -x])))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(layers, (x,)).module()(x), layers(x))
+
+
+def test_all_layers_in_few_digits_on_no_images_and_one_at_a_time():
+    layers, x = steerable_layers()
+    wanted = copy.deepcopy(layers)(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layers(x)
+    found.float().square().sum().backward()
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+    assert layers[1].running_square.dtype == torch.float32
+    assert all(part.grad.isfinite().all() for part in layers.parameters())
+    layers.eval()
+    assert layers(x[:0]).shape == (0, 7, 8, 8)
+    short = copy.deepcopy(layers).to(torch.bfloat16)(x.to(torch.bfloat16))
+    assert short.dtype == torch.bfloat16 and (short - layers(x)).norm() < 0.05 * layers(x).norm()
+    torch.testing.assert_close(torch.vmap(lambda one: layers(one[None])[0])(x), layers(x))
+    of_channels_last = copy.deepcopy(layers).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(of_channels_last(x.to(memory_format=torch.channels_last)), layers(x))
+
+
+def test_where_vectors_are_zero_two_derivatives_are_finite():
+    """Digits have a margin without ink, where every vector has length 0, and its length has no slope."""
+    torch.manual_seed(0)
+    fields = {1: 2, 0: 3}
+    layer, rectify = library.SteerableConv2d({0: 1}, fields, 3), library.NormNonlinearity(fields)
+    x = F.pad(digits().test.x[:4], [3] * 4).requires_grad_()
+    vectors = layer(x)
+    assert (vectors[:, :4, 0] == 0).all() and (vectors[:, :4] != 0).any()
+    for z in (rectify(vectors), library.invariants(vectors, fields)):
+        (slope,) = torch.autograd.grad(z.square().sum(), x, create_graph=True)
+        slope.square().sum().backward(retain_graph=True)
+        assert x.grad.isfinite().all() and layer.coefficients["0_1"].grad.isfinite().all()
+
+
+def test_the_layer_of_norms_is_the_function_of_the_exercise():
+    layer, x = library.NormNonlinearity({2: 3, 0: 2}).double(), torch.randn(2, 8, 4, 5, dtype=torch.float64)
+    x[:, :, 2:] = 0
+    nn.init.normal_(layer.bias)
+    y = layer(x)
+    wanted = library.norm_nonlinearity(x[:, :6].unflatten(1, (3, 2)), layer.bias[:3])
+    torch.testing.assert_close(y[:, :6].unflatten(1, (3, 2)), wanted)
+    torch.testing.assert_close(y[:, 6:], (x[:, 6:] + layer.bias[3:, None, None]).relu())
+
+
+@pytest.mark.parametrize("size, stride, padding", [(3, 1, 1), (4, 2, 0), (5, 2, 2), (2, 1, 1)])
+def test_a_layer_is_the_sum_it_says_it_is(size, stride, padding):
+    """Point by point: κ(p) = Σ ring(r) · ρ_out(φ) · A · ρ_in(φ)⁻¹ times what the layer sees there."""
+    torch.manual_seed(0)
+    fields_in, fields_out = {0: 1, 2: 1}, {1: 2, 0: 1}
+    layer = library.SteerableConv2d(fields_in, fields_out, size, stride, padding).double()
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    seen = F.pad(x, [padding] * 4)
+    height, width = ((side - size) // stride + 1 for side in seen.shape[-2:])
+    y = torch.zeros(2, 5, height, width, dtype=torch.float64)
+    points = [(i, j, j - (size - 1) / 2, (size - 1) / 2 - i) for i in range(size) for j in range(size)]
+    top = 0
+    for n, many in fields_out.items():
+        d_out, left = library.dimension(n), 0
+        for m, count in fields_in.items():
+            d_in = library.dimension(m)
+            waves = []
+            for radius, spread, highest in layer.rings:
+                for start, wave in library._starts(m, n):
+                    kernel = {}
+                    for i, j, u, v in points:
+                        r, phi = math.hypot(u, v), torch.tensor(math.atan2(v, u), dtype=torch.float64)
+                        ring = math.exp(-((r - radius) ** 2) / (2 * spread**2)) * (r > 0 or wave == 0)
+                        kernel[i, j] = ring * library.irrep(n, phi) @ start @ library.irrep(m, -phi)
+                    norm = math.sqrt(sum(part.square().sum().item() for part in kernel.values()))
+                    if abs(wave) <= highest and norm > 1e-6:
+                        waves.append({place: part * d_out**0.5 / norm for place, part in kernel.items()})
+            learned = layer.coefficients[f"{m}_{n}"].detach()
+            assert learned.shape == (many, count, len(waves))
+            for o, f, b in itertools.product(range(many), range(count), range(len(waves))):
+                for i, j, *_ in points:
+                    part = seen[:, left + f * d_in : left + (f + 1) * d_in]
+                    part = part[..., i : i + stride * height : stride, j : j + stride * width : stride]
+                    moved = torch.einsum("oc,bchw->bohw", waves[b][i, j], part)
+                    y[:, top + o * d_out : top + (o + 1) * d_out] += learned[o, f, b] * moved
+            left += count * d_in
+        top += many * d_out
+    y[:, 4:] += layer.bias.detach()[:, None, None]
+    torch.testing.assert_close(layer(x), y, rtol=1e-12, atol=1e-12)
+
+
 def test_outputs_keep_the_variance_of_inputs():
     torch.manual_seed(0)
     fields = {0: 20, 1: 20, 2: 20}
@@ -759,6 +941,64 @@ def test_escnn_has_the_same_norm_nonlinearity(escnn):
         bias = -theirs.log_bias.exp().flatten()
     ours = library.norm_nonlinearity(x.unflatten(1, (3, 2)), bias).flatten(1, 2)
     torch.testing.assert_close(ours, wanted)
+
+
+def test_escnn_has_the_same_gates(escnn):
+    gspaces, steerable = escnn
+    space = gspaces.rot2dOnR2(-1, maximum_frequency=2)
+    ours = library.GatedNonlinearity({0: 2, 1: 2, 2: 1})
+    x = torch.randn(3, 2 + 3 + 6, 4, 5)
+    vectors = steerable.FieldType(space, [space.irrep(1)] * 2 + [space.irrep(2)])
+    gates = steerable.FieldType(space, [space.trivial_repr] * 3)
+    theirs = steerable.GatedNonLinearity2((gates, vectors))
+    nn.init.zeros_(theirs.bias)
+    pair = steerable.GeometricTensor(x[:, 2:5], gates), steerable.GeometricTensor(x[:, 5:], vectors)
+    wanted = torch.cat([F.elu(x[:, :2]), theirs(*pair).tensor], dim=1)
+    torch.testing.assert_close(ours(x), wanted)
+
+
+def test_escnn_makes_the_same_network(escnn):
+    """Three convolutions with a nonlinearity of norms and gates between them, with one set of weights."""
+    gspaces, steerable = escnn
+    torch.manual_seed(0)
+    space = gspaces.rot2dOnR2(-1, maximum_frequency=2)
+
+    def kind(fields):
+        return steerable.FieldType(space, [space.irrep(k) for k, count in fields.items() for _ in range(count)])
+
+    middle, last = {0: 2, 1: 2, 2: 1}, {0: 2, 1: 1}
+    gate = library.GatedNonlinearity(middle)
+    ours = nn.Sequential(
+        library.SteerableConv2d({0: 1}, {1: 3}, 5, padding=2, bias=False, rings=RINGS),
+        library.NormNonlinearity({1: 3}),
+        library.SteerableConv2d({1: 3}, gate.fields_in, 5, padding=2, bias=False, rings=RINGS),
+        gate,
+        library.SteerableConv2d(middle, last, 5, padding=2, bias=False, rings=RINGS),
+    )
+    gates, vectors = kind({0: 3}), kind({1: 2, 2: 1})
+    theirs = [
+        steerable.R2Conv(kind({0: 1}), kind({1: 3}), 5, padding=2, bias=False),
+        steerable.NormNonLinearity(kind({1: 3}), "n_relu"),
+        steerable.R2Conv(kind({1: 3}), kind(gate.fields_in), 5, padding=2, bias=False),
+        steerable.GatedNonLinearity2((gates, vectors)),
+        steerable.R2Conv(kind(middle), kind(last), 5, padding=2, bias=False),
+    ]
+    x = torch.randn(2, 1, 13, 12)
+    with torch.no_grad():
+        for mine, other in zip(ours[::2], theirs[::2], strict=True):
+            kernels, target = our_kernels(mine).flatten(1).double(), other.expand_parameters()[0].flatten().double()
+            solution = torch.linalg.lstsq(kernels.T, target[:, None], driver="gelsd").solution[:, 0]
+            assert (kernels.T @ solution - target).norm() < 1e-5 * target.norm()  # one span
+            nn.utils.vector_to_parameters(solution.float(), mine.coefficients.parameters())
+        theirs[3].bias.zero_()
+        ours[1].bias.copy_(-theirs[1].log_bias.exp().flatten())
+        found = theirs[1](theirs[0](steerable.GeometricTensor(x, kind({0: 1}))))
+        found = theirs[2](found).tensor
+        pair = steerable.GeometricTensor(found[:, 2:5], gates), steerable.GeometricTensor(found[:, 5:], vectors)
+        found = torch.cat([F.elu(found[:, :2]), theirs[3](*pair).tensor], dim=1)
+        found = theirs[4](steerable.GeometricTensor(found, kind(middle))).tensor
+        assert found.norm() > 1
+        torch.testing.assert_close(ours(x), found, rtol=1e-5, atol=1e-5)
 
 
 def test_escnn_has_the_same_batch_normalization(escnn):
