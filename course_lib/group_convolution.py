@@ -627,7 +627,8 @@ class GroupConv2d(_Convolution):
 class GroupBatchNorm2d(nn.BatchNorm3d):
     """Batch normalization of feature maps on a group: mean, variance, scale and shift are shared by a field's poses.
 
-    Arguments are those of ``nn.BatchNorm3d``: for it the group is one more axis of space.
+    Arguments are those of ``nn.BatchNorm3d``: for it the group is one more axis of space. So it is for torch's
+    ``nn.GroupNorm(groups, fields)`` and ``nn.InstanceNorm3d(fields)``, which commute with the group just as they are.
 
     >>> GroupBatchNorm2d(6)(torch.rand(2, 6, 4, 9, 7)).shape
     torch.Size([2, 6, 4, 9, 7])

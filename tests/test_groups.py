@@ -489,7 +489,7 @@ ALL = SMALL + PRODUCTS
 any_group = st.sampled_from(ALL)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * len(ALL), deadline=None)
 @given(any_group)
 def test_every_group_up_to_order_24_keeps_the_axioms(group):
     assert library.broken_axiom(group.table) is None and library.is_group(group.table)
