@@ -179,6 +179,10 @@ MUTANTS = {
             "torch.stack(outputs, dim=2).amax(2, keepdim=True).expand(-1, -1, group.order, -1, -1)",
         ),
         "convolved with flipped filters": edited(LIFTING, TURN, "act_on_grid(weight, group, g).flip((-1, -2))"),
+        "only C4": lambda x, weight, group, stride=1, padding=0: edited(LIFTING)(x, weight, cyclic(4), stride, padding),
+        "circular padding": lambda x, weight, group, stride=1, padding=0: edited(LIFTING)(
+            F.pad(x, [padding] * 4, mode="circular"), weight, group, stride
+        ),
         "first channel only": edited(
             LIFTING, "F.conv2d(x, " + TURN, "F.conv2d(x[:, :1], act_on_grid(weight[:, :1], group, g)"
         ),
@@ -230,6 +234,14 @@ MUTANTS = {
         "same padding": edited(CONVOLUTION, "padding=padding", "padding=weight.shape[-1] // 2 if padding else 0"),
         "mean over input poses": edited(CONVOLUTION, "    return y", "    y = y / order\n    return y"),
         "pooled at once": edited(CONVOLUTION, "(len(weight), order))", "(len(weight), order)).amax(2)"),
+        "only square": edited(
+            CONVOLUTION,
+            "    order = group.order",
+            "    x = x[..., : min(x.shape[-2:]), : min(x.shape[-2:])]\n    order = group.order",
+        ),
+        "only cyclic": lambda x, weight, group, stride=1, padding=0: edited(CONVOLUTION)(
+            x, weight, cyclic(group.order), stride, padding
+        ),
         "group axis first": edited(CONVOLUTION, "(len(weight), order))", "(len(weight), order)).transpose(1, 2)"),
         "weight detached": edited(CONVOLUTION, "weight[:, :, poses]", "weight.detach()[:, :, poses]"),
         "maps detached": edited(CONVOLUTION, "x.flatten(1, 2)", "x.detach().flatten(1, 2)"),
@@ -257,6 +269,8 @@ MUTANTS = {
             POOL, "bias.reshape(1, -1, 1, 1, 1)", "bias[torch.arange(x.shape[2]) % len(bias)].reshape(1, 1, -1, 1, 1)"
         ),
         "sum instead of mean": edited(POOL, "active.mean(2)", "active.sum(2)"),
+        "a quarter of the sum": edited(POOL, "active.mean(2)", "active.sum(2) / 4"),
+        "cut off at six": edited(POOL, ".relu()", ".clamp(0, 6)"),
         "always the largest": edited(POOL, "if average", "if False"),
         "always the mean": edited(POOL, "if average", "if True"),
         "pooled over fields": edited(POOL, "mean(2)", "mean(1)", "max(2)", "max(1)"),
@@ -365,6 +379,8 @@ MUTANTS = {
             "        if got.numel() == wanted.numel():\n            got = got.reshape(wanted.shape)\n"
             "        if got.shape",
         ),
+        "always float32": edited(TEST, "    output = layer(x)", "    x = x.float()\n    output = layer(x)"),
+        "relative unless small": edited(TEST, "/ output.norm()", "/ (1 + output.norm())"),
         "returns the error": edited(TEST, "return True", "return (got - wanted).norm()"),
         "permuted even when pooled": edited(TEST, "f.ndim == 5", "f.shape[2] == group.order"),
     },
