@@ -256,6 +256,13 @@ class Group:
         """Whether every element maps the pixels of a square onto pixels (C1, C2, C4, D1, D2 and D4 do)."""
         return self.turns in (1, 2, 4)
 
+    def __reduce__(self) -> tuple:
+        """A copy of C_n or D_n is the same object, out of a file too: what is kept for a group is found again."""
+        make = dihedral if self.mirrors else cyclic
+        if self.turns > 0 and make(self.turns) is self:
+            return make, (self.turns,)
+        return Group, (self.name, self.table, self.turns, self.mirrors)
+
     def __repr__(self) -> str:
         """Return the name."""
         return f"Group({self.name})"
@@ -459,11 +466,12 @@ def act_on_grid(
     height, width = x.shape[-2:]
     angle = 2 * math.pi * k / group.turns
     cos, sin = math.cos(angle), math.sin(angle)
+    # half-precision numbers are too coarse for places: only what is found there is rounded to them
+    flat = x.reshape(1, -1, height, width).to(torch.promote_types(x.dtype, torch.float32))
     # grid_sample's axes: right and down, each from -1 to 1; the point that is looked up is turned back
-    theta = x.new_tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
-    flat = x.reshape(1, -1, height, width)
+    theta = flat.new_tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
     grid = F.affine_grid(theta[None], flat.shape, align_corners=False)
-    return F.grid_sample(flat, grid, align_corners=False).reshape(x.shape)
+    return F.grid_sample(flat, grid, align_corners=False).reshape(x.shape).to(x.dtype)
 
 
 def grid_permutations(group: Group, size: int) -> Int64[Tensor, "order pixel"]:

@@ -905,7 +905,9 @@ def test_copies_files_and_pickles():
     layer.eval()
     with torch.no_grad():
         layer(x)
-    twin = copy.deepcopy(layer)
+    twin, plans = copy.deepcopy(layer), library._expansion.cache_info().currsize
+    copy.deepcopy(layer).double(), pickle.loads(pickle.dumps(layer)).double()
+    assert library._expansion.cache_info().currsize == plans and twin.group is layer.group, "copies share one plan"
     assert twin._kept is None and set(layer.state_dict()) == {"weight", "bias"}
     with torch.no_grad():
         twin.weight.zero_()

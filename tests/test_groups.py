@@ -1,7 +1,9 @@
 """groups: wrong and right versions of each task, independent peers, closed forms, bad input."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -537,6 +539,21 @@ def test_a_group_is_the_same_wherever_it_was_first_asked_for():
     library.act_on_signal(signal, groups[0], 3).square().sum().backward()
     torch.testing.assert_close(signal.grad, 2 * signal.detach())
     assert all(group.table.device.type == "cpu" and library.is_group(group.table) for group in groups)
+
+
+def test_a_copy_of_a_group_is_the_group():
+    for group in (cyclic(4), dihedral(3)):
+        assert copy.deepcopy(group) is group and pickle.loads(pickle.dumps(group)) is group
+    product = direct_product(cyclic(2), cyclic(2))
+    again = pickle.loads(pickle.dumps(product))
+    assert repr(again) == repr(product) and torch.equal(again.table, product.table) and again.turns == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_few_digits_round_pixels_and_not_places(dtype):
+    x = torch.nn.functional.avg_pool2d(torch.randn(1, 1, 70, 74), 7, stride=1).to(dtype)
+    found, wanted = (library.act_on_grid(part, cyclic(8), 3) for part in (x, x.double()))
+    assert found.dtype == dtype and (found - wanted).norm() <= torch.finfo(dtype).eps * wanted.norm()
 
 
 def test_multiplying_integers_modulo_five_without_zero():
