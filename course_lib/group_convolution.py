@@ -11,6 +11,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +28,8 @@ from course_lib.preconditions import (
     require_positive_integer,
     require_sizes,
 )
-from course_lib.training import see_every_step
 
-see_every_step()  # the layers below keep their filters until a weight changes
+Made = TypeVar("Made")
 
 # --- the functions that the exercise asks for --------------------------------------------------------------------
 
@@ -444,6 +444,35 @@ def _expanded(weight: Tensor, index: Tensor, turns: Tensor | None, order: int) -
     return planes.index_select(1, index).reshape(weight.shape[0] * order, -1, *weight.shape[-2:])
 
 
+def kept_for_inference(layer: nn.Module, weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
+    """What a layer makes of its weights: made once in evaluation mode without gradients, else at every call.
+
+    It is kept in ``layer._kept``, and made anew when a weight changes: another tensor, an in-place change that autograd
+    sees, another device or dtype, or autocast's other precision. Autograd sees neither ``weight.data.add_(...)`` nor
+    the step of a fused optimizer. So a call with gradients, after which a step may follow, forgets what is kept, and so
+    do ``train()`` and ``eval()``.
+
+    Args:
+        layer: a module with an attribute ``_kept``, at first None.
+        weights: all that ``make`` depends on.
+        make: what to call.
+    """
+    if layer.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        layer._kept = None
+        return make()
+    if any(type(part) is not nn.Parameter or part.is_inference() for part in weights):
+        return make()
+    kind = weights[0].device.type
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    precision = mixed and torch.get_autocast_dtype(kind)
+    versions = ((id(part), part.data_ptr(), part._version) for part in weights)
+    state = (precision, torch.is_inference_mode_enabled(), *versions)
+    if layer._kept is None or layer._kept[0] != state:
+        holders = weights, [part.detach() for part in weights]  # while they live, nothing else gets their id or address
+        layer._kept = state, make(), holders
+    return layer._kept[1]
+
+
 class _Convolution(nn.Module):
     """What lifting and group convolution share: weight, bias, the gather, and the bank kept for inference.
 
@@ -523,19 +552,10 @@ class _Convolution(nn.Module):
         """The plain convolution's weight (out·order, in·order, size, size) and bias, differentiable.
 
         Rows are ordered by field, then by element. In evaluation mode and without gradients they are made once, and
-        anew when weight or bias change: another tensor, an in-place change that autograd sees, another device or dtype.
-        (It does not see ``weight.data.add_(...)``; call ``train()`` or ``eval()`` after that.)
+        anew when weight or bias change (``kept_for_inference``).
         """
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._filters()
-        parts = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        if any(type(part) is not nn.Parameter or part.is_inference() for part in parts):
-            return self._filters()
-        state = (torch.is_inference_mode_enabled(), *((id(p), p.data_ptr(), p._version) for p in parts))
-        if self._kept is None or self._kept[0] != state:
-            holders = parts, [part.detach() for part in parts]  # while they live, nothing else gets their id or address
-            self._kept = state, self._filters(), holders
-        return self._kept[1]
+        weights = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        return kept_for_inference(self, weights, self._filters)
 
     def _filters(self) -> tuple[Tensor, Tensor | None]:
         bank = _expanded(self.weight, self._index, self._turns, self.group.order)

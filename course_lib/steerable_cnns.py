@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from course_lib.group_convolution import kept_for_inference
 from course_lib.preconditions import (
     require_finite,
     require_indices,
@@ -22,9 +23,6 @@ from course_lib.preconditions import (
     require_positive_integer,
     require_sizes,
 )
-from course_lib.training import see_every_step
-
-see_every_step()  # a layer keeps its kernel until a coefficient changes
 
 # How many fields of each frequency: ``{0: 8, 1: 4}`` is 8 + 2 · 4 = 16 channels, in order of frequency.
 Fields = Mapping[int, int]
@@ -536,22 +534,7 @@ class SteerableConv2d(nn.Module):
         return torch.cat(filled)
 
     def _expanded(self) -> Float[Tensor, "out in size size"]:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.kernel()
-        given = tuple(self.coefficients.values())
-        if any(type(part) is not nn.Parameter or part.is_inference() for part in given):
-            return self.kernel()
-        kind = given[0].device.type
-        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        state = (
-            mixed and torch.get_autocast_dtype(kind),
-            torch.is_inference_mode_enabled(),
-            *((id(p), p.data_ptr(), p._version) for p in given),
-        )
-        if self._kept is None or self._kept[0] != state:
-            holders = given, [part.detach() for part in given]  # while they live, nothing else gets their id or address
-            self._kept = state, self.kernel(), holders
-        return self._kept[1]
+        return kept_for_inference(self, tuple(self.coefficients.values()), self.kernel)
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out rows columns"]:
         """Convolve fields with the kernel."""

@@ -1,13 +1,11 @@
 """The training loop of every chapter: small enough to read before the first experiment."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tqdm.auto import tqdm
 
@@ -125,21 +123,6 @@ def _step(
     objective.backward()
     optimizer.step()
     return torch.stack([error.detach(), penalty.detach()])
-
-
-@functools.cache
-def see_every_step() -> None:
-    """Let autograd notice the steps of every optimizer of this process; calling it again changes nothing.
-
-    Layers that keep what they made of their weights ask a weight's version whether it is the same still. torch's fused
-    optimizers (2.13) change weights without counting that as a version, so it is counted here after each step.
-    """
-
-    def count(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        parameters = [part for group in optimizer.param_groups for part in group["params"]]
-        torch.autograd.graph.increment_version([part for part in parameters if part.grad is not None])
-
-    register_optimizer_step_post_hook(count)
 
 
 @contextlib.contextmanager

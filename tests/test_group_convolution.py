@@ -876,10 +876,11 @@ def test_filters_are_kept_in_evaluation_and_made_anew_when_weights_change():
             assert not torch.equal(layer(x), before)
     for kind in (torch.optim.Adam, torch.optim.SGD):  # these change weights without autograd's counting it
         optimizer = kind(layer.parameters(), lr=0.1, fused=True)
-        layer(x).square().sum().backward()
         with torch.no_grad():
             before = layer(x)
-            optimizer.step()
+        layer(x).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
             assert not torch.equal(layer(x), before)
             torch.testing.assert_close(layer(x), fresh(layer, x))
     with torch.inference_mode():

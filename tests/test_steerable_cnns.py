@@ -671,8 +671,8 @@ def test_a_kept_kernel_is_never_an_old_one():
     agrees(layer, x)
     for kind in (torch.optim.Adam, torch.optim.SGD):
         optimizer = kind(layer.parameters(), lr=0.1, fused=True)
-        layer(x).square().mean().backward()
         agrees(layer, x)
+        layer(x).square().mean().backward()
         optimizer.step()
         agrees(layer, x)
     for _ in range(20):  # new weights at the address of the old ones

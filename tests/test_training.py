@@ -6,7 +6,7 @@ from torch import nn
 
 from course_lib.data import Split
 from course_lib.norm_penalties import l2_penalty
-from course_lib.training import accuracy, batches, fit, predictions, see_every_step
+from course_lib.training import accuracy, batches, fit, predictions
 
 
 def split(n=20, classes=3):
@@ -110,15 +110,3 @@ def nan_loss(output, y):
 def test_bad_input_is_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call(linear())
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_step_of_any_optimizer_is_a_new_version_of_what_it_changed(kind, fused):
-    see_every_step(), see_every_step()
-    changed, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizer = kind([changed, unused], lr=0.1, fused=fused)
-    changed.square().sum().backward()
-    before = changed._version
-    optimizer.step()
-    assert changed._version > before and unused._version == 0
