@@ -230,7 +230,8 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
         marks = known.tasks if known else {name.removeprefix("test_"): m["score"] for name, m in result.tasks.items()}
         flags = ", ".join(dict.fromkeys(flag["kind"] for flag in result.flags))
         status = "" if result.status == "graded" else result.status
-        points = [*(marks.get(task) for task in tasks), known.score if known else result.score]
+        cells = [[mark for cell, mark in marks.items() if f"{cell}_".startswith(f"{task}_")] for task in tasks]
+        points = [*(sum(part) if part else None for part in cells), known.score if known else result.score]
         shown.append(points)
         table.add_row(
             escape(result.student),

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from course_lib import sync
+from course_lib.grading.probes import graded_cells
 from course_lib.layout import course_dir, topic_files, topics
 
 COURSE = course_dir()
@@ -80,8 +81,17 @@ def test_every_task_has_its_cells(released):
     assert f'begin("{topic}")' in cells["setup"].source
     for task in sync.exercised(topic, COURSE):
         hints = cells[f"task_{task}"].source.count("<details>")
-        title = cells[f"test_{task}"].source.splitlines()[0]
-        assert hints >= 2 and title.startswith("# ") and cells[f"test_{task}"].metadata.nbgrader.points > 0
+        tests = [cells[name] for name in graded_cells(task, cells)]
+        assert hints >= 2 and tests and tests[0].id == f"test_{task}"
+        assert all(test.source.startswith("# ") and test.metadata.nbgrader.points > 0 for test in tests)
+
+
+def test_a_graded_cell_belongs_to_one_function(released):
+    topic, notebooks = released
+    notebook = nbformat.reads(notebooks[topic_files(topic, COURSE).exercise], as_version=4)
+    graded = [cell.id for cell in notebook.cells if sync.grading_metadata(cell).get("grade")]
+    claimed = [name for task in sync.exercised(topic, COURSE) for name in graded_cells(task, graded)]
+    assert sorted(claimed) == sorted(graded)
 
 
 def test_the_table_of_tasks_has_the_points_of_the_tests(released):
@@ -89,7 +99,9 @@ def test_the_table_of_tasks_has_the_points_of_the_tests(released):
     notebook = nbformat.reads(notebooks[topic_files(topic, COURSE).exercise], as_version=4)
     cells = {cell.id: cell for cell in notebook.cells}
     told = dict(re.findall(r"^\| \d+ \| `(\w+)` \| (\d+) \|", cells["title"].source, flags=re.MULTILINE))
-    assert told == {t: f"{cells[f'test_{t}'].metadata.nbgrader.points:g}" for t in sync.exercised(topic, COURSE)}
+    points = {name: cell.metadata.nbgrader.points for name, cell in cells.items() if name.startswith("test_")}
+    wanted = {task: sum(points[name] for name in graded_cells(task, points)) for task in sync.exercised(topic, COURSE)}
+    assert told == {task: f"{most:g}" for task, most in wanted.items()}
 
 
 def test_what_nbgrader_refuses_is_said():

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from course_lib.grading.limits import Limits
-from course_lib.grading.probes import ChecksError, hidden_task, probe_source
+from course_lib.grading.probes import ChecksError, graded_cells, hidden_task, probe_source
 
 # Of the grading package only what runs inside the sandbox travels there.
 _INSIDE = {f"grading/{name}.py" for name in ("__init__", "cage", "quick_imports", "witness", "zygote")}
@@ -27,7 +27,8 @@ class Test:
         grade_id: its name in the notebook.
         points: its maximum; earned in full or not at all.
         claim: the title line of the cell, without `#`.
-        task: the exercised function, None if nothing hidden is checked.
+        task: what the hidden test checks: a function, or a part of what is asked of one; None without a hidden test.
+        function: the exercised function, None with `task`.
         probe: the probe's text, None with `task`.
     """
 
@@ -35,6 +36,7 @@ class Test:
     points: float
     claim: str
     task: str | None
+    function: str | None
     probe: str | None
 
 
@@ -118,25 +120,33 @@ def _read(path: Path, fix: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _tasks(root: Path, assignment: str, notebook: dict, checks: str) -> dict[str, str | None]:
+def _tasks(root: Path, assignment: str, notebook: dict, checks: str) -> dict[str, tuple[str, str] | None]:
     graded = [grade_id(cell) for cell in notebook["cells"] if is_test(cell)]
     source = root / "solutions" / assignment / f"{assignment}.ipynb"
     if source.is_file():
         cells = {grade_id(cell): text(cell) for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]}
         return {name: hidden_task(cells.get(name, ""), assignment) for name in graded}
     # A course handed out without its solutions: the contract's names are all there is.
-    named = {name: name.removeprefix("test_") for name in graded}
-    return {name: task if f"def probe_{task}(" in checks else None for name, task in named.items()}
+    functions = [grade_id(cell) for cell in notebook["cells"] if marking(cell).get("solution")]
+    named = {
+        name: (name.removeprefix("test_"), function)
+        for function in functions
+        for name in graded_cells(function, graded)
+    }
+    probed = {name: pair for name, pair in named.items() if f"def probe_{pair[0]}(" in checks}
+    return {name: probed.get(name) for name in graded}
 
 
-def _graded(notebook: dict, tasks: dict[str, str | None], checks: str) -> tuple[tuple[Test, ...], dict[str, float]]:
+def _graded(
+    notebook: dict, tasks: dict[str, tuple[str, str] | None], checks: str
+) -> tuple[tuple[Test, ...], dict[str, float]]:
     tests, manual = [], {}
     for cell in notebook["cells"]:
         name, marks = grade_id(cell), marking(cell)
         if is_test(cell):
-            task = tasks[name]
+            task, function = tasks[name] or (None, None)
             probe = probe_source(checks, task) if task else None
-            tests.append(Test(name, _points(name, marks), _claim(text(cell)), task, probe))
+            tests.append(Test(name, _points(name, marks), _claim(text(cell)), task, function, probe))
         elif marks.get("grade") or marks.get("task"):
             manual[name] = _points(name, marks)
     if len({test.grade_id for test in tests}) < len(tests):

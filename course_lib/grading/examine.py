@@ -137,7 +137,7 @@ def _visible(run: Run, step: Step, findings: Findings) -> str:
 def _hidden(session: Session, test: Test, checks: ModuleType, findings: Findings) -> tuple[str, str, float]:
     seeds = [secrets.randbelow(2**31) for _ in range(SEEDS)]
     name = f"probe_{test.task}"
-    run = session.run(lambda nonce: f'{_WITNESS}.probe("{nonce}", {test.probe!r}, "{name}", {seeds}, {test.task})')
+    run = session.run(lambda nonce: f'{_WITNESS}.probe("{nonce}", {test.probe!r}, "{name}", {seeds}, {test.function})')
     if run.status != "ok":
         return ("failed" if run.status == "error" else run.status), _reason(run), run.seconds
     said = _said(run, "arrays")

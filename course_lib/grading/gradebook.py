@@ -17,6 +17,7 @@ from sqlalchemy.exc import SAWarning
 
 from course_lib.grading.bundle import Bundle, grade_id, marking, text
 from course_lib.grading.collect import first_and_last
+from course_lib.grading.probes import graded_cells
 from course_lib.grading.quick_imports import without_iri_grammar
 from course_lib.grading.records import write
 
@@ -207,6 +208,6 @@ def _flagged(result: dict[str, Any]) -> set[str]:
     """Name the graded cells that a person should look at; the empty name stands for all of them."""
     if result["status"] not in ("graded", "timeout"):
         return {""}
+    tests = result["tasks"]
     cells = {flag["cell"] for flag in result["flags"]}
-    tests = {cell if cell in result["tasks"] else f"test_{cell}" for cell in cells}
-    return {name if name in result["tasks"] else "" for name in tests}
+    return {name for cell in cells for name in ([cell] if cell in tests else graded_cells(cell, tests) or [""])}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import nbformat
 
+from course_lib.grading.probes import graded_cells
 from course_lib.layout import course_dir, topic_files
 from course_lib.sync import exercised, grading_metadata
 
@@ -25,7 +26,7 @@ HIDDEN = "### BEGIN HIDDEN TESTS"
 
 
 class Verdict(NamedTuple):
-    """What one graded cell said of one version of its function."""
+    """What the graded cells of a function said of one version of it."""
 
     task: str
     kind: str  # library, stub, mutant or alternative
@@ -115,18 +116,19 @@ def _defined(source: str, task: str, space: dict) -> Callable:
 
 
 def _try(cells: dict[str, str], task: str, implementation: Callable[[dict], Callable]) -> tuple[bool, str, str]:
-    """Execute a graded cell, visible part first, in a namespace where the task's name is bound to a version."""
-    visible, _, hidden = cells[f"test_{task}"].partition(HIDDEN)
+    """Execute a task's graded cells, visible parts first, in a namespace where its name is bound to a version."""
     setup = "\n".join(line for line in cells["setup"].splitlines() if "begin" not in line)
     space: dict = {}
     exec(compile(setup, "<setup>", "exec"), space)
     space[task] = implementation(space)
-    for part, source in (("visible", visible), ("hidden", hidden)):
-        try:
-            exec(compile(source, f"<{part} tests of {task}>", "exec"), space)
-        except Exception as error:  # whatever a wrong version raises, it has lost
-            first_line = (str(error).splitlines() or [""])[0]
-            return False, part, f"{type(error).__name__}: {first_line}"
+    for cell in graded_cells(task, cells):
+        visible, _, hidden = cells[cell].partition(HIDDEN)
+        for part, source in (("visible", visible), ("hidden", hidden)):
+            try:
+                exec(compile(source, f"<{part} tests of {cell}>", "exec"), space)
+            except Exception as error:  # whatever a wrong version raises, it has lost
+                first_line = (str(error).splitlines() or [""])[0]
+                return False, part, f"{type(error).__name__}: {first_line}"
     return True, "", ""
 
 

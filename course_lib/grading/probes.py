@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 from course_lib.grading.excerpt import excerpt
 
@@ -52,15 +53,28 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def hidden_task(source: str, topic: str) -> str | None:
-    """Name the task that a source notebook's test cell checks in its hidden block.
+def graded_cells(function: str, cells: Iterable[str]) -> list[str]:
+    """Name the graded cells of an exercised function: `test_<function>`, and `test_<function>_<part>` for parts of it.
+
+    Args:
+        function: its name. No other's in the notebook may begin with it and an underscore.
+        cells: the names to choose from.
+
+    >>> graded_cells("pool", ["pool", "test_pool", "test_lift", "test_pool_mean"])
+    ['test_pool', 'test_pool_mean']
+    """
+    return [cell for cell in cells if f"{cell}_".startswith(f"test_{function}_")]
+
+
+def hidden_task(source: str, topic: str) -> tuple[str, str] | None:
+    """Name the task that a source notebook's test cell checks in its hidden block, and the function it is tried on.
 
     Args:
         source: the test cell of the source notebook.
         topic: the notebook's topic.
 
     Returns:
-        The task, or None if the cell has no hidden block.
+        The task and the function, or None if the cell has no hidden block.
 
     Raises:
         ChecksError: if the block does anything but call `check` once: the sandboxed grader would not run it.
@@ -70,22 +84,23 @@ def hidden_task(source: str, topic: str) -> str | None:
         return None
     block = source.split(begin, 1)[1].split(end, 1)[0]
     calls = [node for node in ast.parse(block).body if not isinstance(node, ast.ImportFrom)]
-    if len(calls) == 1 and (task := _checked(calls[0], topic)):
-        return task
+    if len(calls) == 1 and (found := _checked(calls[0], topic)):
+        return found
     raise ChecksError(
-        f'A hidden block holds one call check("{topic}", "<task>", <task>) and its import, nothing else, because '
-        f"only the probe of that task travels into the sandbox; got:\n{block.strip()}"
+        f'A hidden block holds one call check("{topic}", "<task>", <function>) and its import, nothing else, because '
+        "only the probe of that task travels into the sandbox. The task is the function's name, or <function>_<part> "
+        f"where it has several graded cells; got:\n{block.strip()}"
     )
 
 
-def _checked(statement: ast.stmt, topic: str) -> str | None:
+def _checked(statement: ast.stmt, topic: str) -> tuple[str, str] | None:
     match statement:
         case ast.Expr(
             ast.Call(
                 func=ast.Name("check"),
-                args=[ast.Constant(named), ast.Constant(str() as task), ast.Name(implementation)],
+                args=[ast.Constant(named), ast.Constant(str() as task), ast.Name(function)],
                 keywords=[],
             )
-        ) if named == topic and implementation == task:
-            return task
+        ) if named == topic and graded_cells(function, [f"test_{task}"]):
+            return task, function
     return None

@@ -354,8 +354,12 @@ def ramp(height, width, like):
     return down[:, None] + 2.3 * right - (height + 2 * width) / 2
 
 
-def layers_to_try(seed):
-    """Tuples (whether it is right, layer, input, group), in an order that the seed shuffles."""
+def layers_to_try(seed, part):
+    """Tuples (whether it is right, layer, input, group) of one part, in an order that the seed shuffles.
+
+    The parts: ``images`` have no group axis, ``poses`` do; with ``elements`` it counts that all are tried, on the whole
+    output.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng([seed, 5])
     found = []
@@ -371,6 +375,9 @@ def layers_to_try(seed):
         lifting, mixing = convolution(lift, group, bias=fields), convolution(mix, group, bias=fields)
         shift = group.table[:, group.order - 1]
         symmetric = sum(moved(lift, group, g) for g in range(group.order))
+
+        def same_from_all_sides(x, weight=symmetric):
+            return torch.nn.functional.conv2d(x, weight, padding=1)
 
         def noisy(x, layer=mixing, size=1e-5):
             y = layer(x)
@@ -389,57 +396,76 @@ def layers_to_try(seed):
         def strided(x, weight=symmetric):
             return torch.nn.functional.conv2d(x, weight, stride=(2, 1), padding=1)
 
-        right = [
-            (lifting, image),
-            (lambda x, f=lifting: 1e-4 * f(x), image),
-            (mixing, maps),
-            (lambda x, f=mixing: f(x).relu().mean(dim=2), maps),
-            (two_layers, image),
-            (lambda x, s=shift: x[:, :, s], maps),  # products from the other side
-            (convolution(mix, group, stride=2), maps),
-            (lambda x, w=symmetric: torch.nn.functional.conv2d(x, w, padding=1), image),
-            (lambda x, w=symmetric: torch.nn.functional.conv2d(x, w, padding=1), low),
-            (noisy, maps),
-            (lambda x: 1e3 * x.square(), image),
-            (lambda x: x + (-x).relu() * ramp(*x.shape[-2:], x), image.abs() + 0.1),  # on this input it is the identity
-        ]
-        broken = [
-            (convolution(mix, group, stride=2, padding=1), even),
-            (convolution(mix, group, bias=poses), maps),
-            (convolution(lift, group, bias=poses), image),
-            (convolution(mix, group, "not turned"), maps),
-            (convolution(lift, group, "not turned"), image),
-            (convolution(mix, group, "no poses"), maps),
-            (convolution(mix, group, "merged"), maps),
-            (plain, image),
-            (lambda x, f=plain: 1e-4 * f(x), image),
-            (one_image, maps),
-            (lambda x, f=noisy: f(x, size=1e-3), maps),
-            (lambda x: torch.nn.functional.pad(x, (1, 0, 1, 0))[..., :-1, :-1], image),
-            (lambda x: x * (1 + torch.arange(x.shape[2]).to(x))[:, None, None], maps),
-            (lambda x: x[..., : min(x.shape[-2:]), : min(x.shape[-2:])], image),  # right on squares only
-        ]
+        right = {
+            "images": [
+                (two_layers, image),
+                (same_from_all_sides, image),
+                (same_from_all_sides, low),
+                (lambda x: 1e3 * x.square(), image),
+                (lambda x: x + (-x).relu() * ramp(*x.shape[-2:], x), image.abs() + 0.1),  # the identity on this input
+            ],
+            "poses": [
+                (lifting, image),
+                (lambda x, f=lifting: 1e-4 * f(x), image),
+                (mixing, maps),
+                (lambda x, f=mixing: f(x).relu().mean(dim=2), maps),
+                (lambda x, s=shift: x[:, :, s], maps),  # products from the other side
+                (convolution(mix, group, stride=2), maps),
+                (noisy, maps),
+            ],
+            "elements": [
+                (same_from_all_sides, image),
+                (lambda x, f=noisy, layer=same_from_all_sides: f(x, layer), image),
+            ],
+        }
+        broken = {
+            "images": [
+                (plain, image),
+                (lambda x, f=plain: 1e-7 * f(x), image),
+                (lambda x: torch.nn.functional.pad(x, (1, 0, 1, 0))[..., :-1, :-1], image),
+                (lambda x: x * (1 + torch.arange(x.shape[-1]).to(x)), image),
+                (lambda x: x[..., : min(x.shape[-2:]), : min(x.shape[-2:])], image),  # right on squares only
+            ],
+            "poses": [
+                (convolution(mix, group, stride=2, padding=1), even),
+                (convolution(mix, group, bias=poses), maps),
+                (convolution(lift, group, bias=poses), image),
+                (convolution(mix, group, "not turned"), maps),
+                (convolution(lift, group, "not turned"), image),
+                (convolution(mix, group, "no poses"), maps),
+                (convolution(mix, group, "merged"), maps),
+                (one_image, maps),
+                (lambda x, f=noisy: f(x, size=1e-3), maps),
+                (lambda x: x * (1 + torch.arange(x.shape[2]).to(x))[:, None, None], maps),
+            ],
+            "elements": [
+                (lambda x, f=one_image, layer=same_from_all_sides: f(x, layer), image),
+                (lambda x, f=noisy, layer=same_from_all_sides: f(x, layer, 1e-3), image),
+            ],
+        }
         if group.turns == 4:
-            broken.append((convolution(mix, group, "clockwise"), maps))
-            broken.append((convolution(lift, group, "clockwise"), image))
-            broken.append((convolution(mix, group, "wrong way"), maps))
-            broken.append((convolution(lift, group, "one pose"), image))
-            broken.append((strided, image))  # the two shapes differ
-            broken.append((lambda x: x.new_ones(3, 2, 5, 7), image))  # here too, but not the numbers
+            broken["poses"].append((convolution(mix, group, "clockwise"), maps))
+            broken["poses"].append((convolution(lift, group, "clockwise"), image))
+            broken["poses"].append((convolution(mix, group, "wrong way"), maps))
+            broken["poses"].append((convolution(lift, group, "one pose"), image))
+            broken["images"].append((strided, image))  # the two shapes differ
+            broken["images"].append((lambda x: x.new_ones(3, 2, 5, 7), image))  # here too, but not the numbers
+            half = lift + lift.rot90(2, (-2, -1))  # half turns pass, quarters do not
+            broken["elements"].append((lambda x, w=half: torch.nn.functional.conv2d(x, w, padding=1), image))
         if mirrors:
-            broken.append((convolution(mix, group, "no mirror"), maps))
-            broken.append((convolution(lift, group, "no mirror"), image))
+            broken["poses"].append((convolution(mix, group, "no mirror"), maps))
+            broken["poses"].append((convolution(lift, group, "no mirror"), image))
             large = torch.randn(2, 2, 5, 5, dtype=asked)  # of size 3, what turns alike is its own mirror image
             turns_only = sum(moved(large, group, g) for g in range(turns))
             across = lift + lift.flip(-1)  # left and right alike: mirrors pass, turns do not
-            broken.append((lambda x, w=turns_only: torch.nn.functional.conv2d(x, w, padding=2), image))
+            broken["elements"].append((lambda x, w=turns_only: torch.nn.functional.conv2d(x, w, padding=2), image))
             if turns > 1:
                 once = large + moved(large, group, group.order - 1)  # one mirror passes, no other
-                broken.append((lambda x, w=once: torch.nn.functional.conv2d(x, w, padding=2), image))
-                broken.append((lambda x, w=across: torch.nn.functional.conv2d(x, w, padding=1), image))
+                broken["elements"].append((lambda x, w=once: torch.nn.functional.conv2d(x, w, padding=2), image))
+                broken["elements"].append((lambda x, w=across: torch.nn.functional.conv2d(x, w, padding=1), image))
         if mirrors and turns == 4:
-            broken.append((convolution(mix, group, "right side"), maps))
-        found += [(True, *case, group) for case in right] + [(False, *case, group) for case in broken]
+            broken["poses"].append((convolution(mix, group, "right side"), maps))
+        found += [(True, *case, group) for case in right[part]] + [(False, *case, group) for case in broken[part]]
     return [found[place] for place in random.permutation(len(found))]
 
 
@@ -460,16 +486,57 @@ def layers_with_known_error(seed):
     ]
 
 
-def probe_equivariance_test(implementation, seed):
-    answers, kinds, kept = [], [], []
-    for _, layer, x, group in layers_to_try(seed):
+def tried(implementation, seed, part):
+    answers, kept = [], []
+    for _, layer, x, group in layers_to_try(seed, part):
         before = x.clone()
-        answer = implementation(layer, x, group)
-        answers.append(bool(answer))
-        kinds.append(isinstance(answer, bool))
+        answers.append(bool(implementation(layer, x, group)))
         kept.append(torch.equal(x, before))
+    return {"answers": np.array(answers), "kept": np.array(kept)}
+
+
+def judge(arrays, seed, part, right, broken):
+    """All right layers of a part pass, all broken ones do not; ``right`` and ``broken`` ask what was forgotten."""
+    truth = np.array([case[0] for case in layers_to_try(seed, part)])
+    refused, missed = int((truth & ~arrays["answers"]).sum()), int((~truth & arrays["answers"]).sum())
+    assert refused < truth.sum() or missed, "your test rejects every layer, the right ones too"
+    assert missed < (~truth).sum() or refused, "your test accepts every layer, the broken ones too"
+    assert refused == 0, f"{refused} of {truth.sum()} right layers were rejected: {right}"
+    assert missed == 0, f"{missed} of {(~truth).sum()} broken layers passed: {broken}"
+    assert np.all(arrays["kept"]), "x was changed in place: leave it as it is"
+
+
+def probe_equivariance_test_images(implementation, seed):
+    return tried(implementation, seed, "images")
+
+
+def verify_equivariance_test_images(arrays, seed):
+    right = "does h move output and input alike, and is the error relative to the output?"
+    judge(arrays, seed, "images", right, "are both sides of the equation there, and their shapes compared?")
+
+
+def probe_equivariance_test_poses(implementation, seed):
+    return tried(implementation, seed, "poses")
+
+
+def verify_equivariance_test_poses(arrays, seed):
+    right = "does h move output and input alike, each by its own number of axes, and a group axis by h⁻¹g?"
+    judge(arrays, seed, "poses", right, "do poses both turn and change places, and is the whole output compared?")
+
+
+def probe_equivariance_test_elements(implementation, seed):
+    return tried(implementation, seed, "elements")
+
+
+def verify_equivariance_test_elements(arrays, seed):
+    right = "is an error below the tolerance let through?"
+    judge(arrays, seed, "elements", right, "are all elements tried, mirrors too, and all images?")
+
+
+def probe_equivariance_test(implementation, seed):
     group, x = Symmetries(4, False), torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(seed))
     bent = [lambda x, size=size: x + size * ramp(5, 5, x) for size in (0.001, 0.1)]
+    before = x.clone()
     loose = [implementation(layer, x, group, tolerance=tolerance) for layer in bent for tolerance in (0.02, 10.0)]
     measured = [
         implementation(layer, x, group, tolerance=share * error)
@@ -477,28 +544,16 @@ def probe_equivariance_test(implementation, seed):
         for share in (0.8, 1.25)
     ]
     return {
-        "measured": np.array([bool(answer) for answer in measured]),
-        "answers": np.array(answers),
-        "kinds": np.array(kinds),
-        "kept": np.array(kept),
+        "kinds": np.array([isinstance(answer, bool) for answer in loose + measured]),
+        "kept": np.array(torch.equal(x, before)),
         "tolerances": np.array([bool(answer) for answer in loose]),
+        "measured": np.array([bool(answer) for answer in measured]),
     }
 
 
 def verify_equivariance_test(arrays, seed):
     assert np.all(arrays["kinds"]), "wanted a Python bool, True or False: call bool(...) on a tensor"
-    truth = np.array([case[0] for case in layers_to_try(seed)])
-    refused, missed = int((truth & ~arrays["answers"]).sum()), int((~truth & arrays["answers"]).sum())
-    assert refused < truth.sum() or missed, "your test rejects every layer, the right ones too"
-    assert missed < (~truth).sum() or refused, "your test accepts every layer, the broken ones too"
-    assert refused == 0, (
-        f"{refused} of {truth.sum()} right layers were rejected: does h move output and input alike, its group axis "
-        "included, and is the error relative to the output?"
-    )
-    assert missed == 0, (
-        f"{missed} of {(~truth).sum()} broken layers passed: are all elements tried, all images, the whole output?"
-    )
-    assert np.all(arrays["kept"]), "x was changed in place: leave it as it is"
+    assert arrays["kept"], "x was changed in place: leave it as it is"
     assert arrays["tolerances"].tolist() == [True, True, False, True], (
         "the tolerance is not used as it is described: a relative error above it fails, one below it passes"
     )

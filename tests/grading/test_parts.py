@@ -51,6 +51,7 @@ def test_half_a_check_is_refused():
         'check("averages", "centred", centred)\nassert secret == 3',
         'check("other", "centred", centred)',
         'check("averages", "centred", mean_square)',
+        'check("averages", "centredrows", centred)',
         "assert centred(1) == 2",
     ],
 )
@@ -60,7 +61,9 @@ def test_a_hidden_block_that_would_not_run_is_refused(block):
 
 
 def test_a_hidden_block_names_its_task():
-    assert hidden_task(find(notebook(hidden=True), "test_centred")["source"], NAME) == "centred"
+    assert hidden_task(find(notebook(hidden=True), "test_centred")["source"], NAME) == ("centred", "centred")
+    block = '### BEGIN HIDDEN TESTS\ncheck("averages", "centred_rows", centred)\n### END HIDDEN TESTS'
+    assert hidden_task(block, NAME) == ("centred_rows", "centred")
     assert hidden_task("assert True", NAME) is None
 
 

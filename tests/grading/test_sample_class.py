@@ -215,6 +215,21 @@ def test_right_answers_to_every_topic_get_full_marks_and_blank_ones_none(topic, 
     assert shares == wanted
 
 
+def test_a_function_with_several_graded_cells_earns_those_that_it_deserves(sandbox, tmp_path):
+    home = course_of_its_own(tmp_path, "group_convolution")
+    path = home / "submitted" / "ada_reference" / "group_convolution" / "group_convolution.ipynb"
+    right, wrong = (
+        "f.index_select(2, group.table[group.inverse[h]]",
+        "f.index_select(2, group.table[h]",
+    )  # not for images
+    assert path.read_text().count(right) == 1
+    path.write_text(path.read_text().replace(right, wrong))
+    shown = command(home, "grade", "group_convolution", "--student", "ada*").stdout
+    (grade,) = (found for found in grades(home, "group_convolution") if found.student == "ada_reference")
+    assert [name for name, mark in grade.tasks.items() if mark == 0] == ["equivariance_test_poses"]
+    assert grade.score == grade.most - 0.5 and "1.5" in shown
+
+
 @pytest.mark.parametrize("topic", topics(COURSE))
 def test_every_topic_has_a_sample_class(topic):
     notebooks = sample_class(topic, COURSE)
