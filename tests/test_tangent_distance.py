@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from course_lib import tangent_distance as library
 from course_lib.data import digits, rotate
+from course_lib.grading import verdicts
 from course_lib.preconditions import require_sizes
 
 GRADIENT = """
@@ -480,7 +481,7 @@ def test_the_other_tangents_are_derivatives_of_warps(shape):
 
 def test_smooth_images_is_the_smooth_function_at_the_pixels(some):
     rows, columns = np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij")
-    theirs = checks.smooth_at(some.numpy(), 0.8, rows, columns)
+    theirs = verdicts.smooth_at(some.numpy(), 0.8, rows, columns)
     np.testing.assert_allclose(library.smooth_images(some, 0.8)[:, 0].numpy(), theirs, atol=1e-12)
 
 
