@@ -163,11 +163,13 @@ def main():
             torch.manual_seed(0)
             where = f"{options.device}, {options.threads} thread{'s' * (options.threads > 1)}"
             what = f"{name}, {fields} fields, {size}x{size}, batch {batch}, {side}x{side}; {options.repeats} repeats"
-            if all(f"{where}; {kind}, {what}" in study.runs for kind in ("memory", "training", "inference")):
+            kinds = ("training", "inference") if options.threads > 1 else ("memory", "training", "inference")
+            if all(f"{where}; {kind}, {what}" in study.runs for kind in kinds):
                 continue
             made = versions(group, fields, size, batch, side, options.device)
             x = torch.randn(batch, fields * group.order, side, side, device=options.device)
-            study.run(f"{where}; memory, {what}", lambda m=made, x=x: memory(m, x.detach()))
+            if "memory" in kinds:  # a forked process would wait for ever for the threads of this one
+                study.run(f"{where}; memory, {what}", lambda m=made, x=x: memory(m, x.detach()))
             for kind in ("training", "inference"):
                 train = kind == "training"
                 study.run(
