@@ -213,6 +213,7 @@ def grade(
 def _print_grades(topic: str, results: list, db: str | None) -> None:
     """The class as it stands in the gradebook, with what was corrected by hand; flags and seconds from the run."""
     from course_lib.grading.export import grades
+    from course_lib.grading.probes import graded_cells
 
     standing = {grade.student: grade for grade in grades(course_dir(), topic, db)}
     tasks = notebooks.exercised(topic)
@@ -227,11 +228,15 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
     shown = []
     for result in results:
         known = standing.get(result.student)
-        marks = known.tasks if known else {name.removeprefix("test_"): m["score"] for name, m in result.tasks.items()}
+        marks = (
+            {f"test_{name}": score for name, score in known.tasks.items()}
+            if known
+            else {name: mark["score"] for name, mark in result.tasks.items()}
+        )
         flags = ", ".join(dict.fromkeys(flag["kind"] for flag in result.flags))
         status = "" if result.status == "graded" else result.status
-        cells = [[mark for cell, mark in marks.items() if f"{cell}_".startswith(f"{task}_")] for task in tasks]
-        points = [*(sum(part) if part else None for part in cells), known.score if known else result.score]
+        parts = [[marks[cell] for cell in graded_cells(task, marks)] for task in tasks]
+        points = [*(sum(part) if part else None for part in parts), known.score if known else result.score]
         shown.append(points)
         table.add_row(
             escape(result.student),

@@ -128,12 +128,12 @@ def _tasks(root: Path, assignment: str, notebook: dict, checks: str) -> dict[str
         return {name: hidden_task(cells.get(name, ""), assignment) for name in graded}
     # A course handed out without its solutions: the contract's names are all there is.
     functions = [grade_id(cell) for cell in notebook["cells"] if marking(cell).get("solution")]
-    named = {
-        name: (name.removeprefix("test_"), function)
+    probed = {
+        name: (task, function)
         for function in functions
         for name in graded_cells(function, graded)
+        if f"def probe_{(task := name.removeprefix('test_'))}(" in checks
     }
-    probed = {name: pair for name, pair in named.items() if f"def probe_{pair[0]}(" in checks}
     return {name: probed.get(name) for name in graded}
 
 

@@ -218,10 +218,8 @@ def test_right_answers_to_every_topic_get_full_marks_and_blank_ones_none(topic, 
 def test_a_function_with_several_graded_cells_earns_those_that_it_deserves(sandbox, tmp_path):
     home = course_of_its_own(tmp_path, "group_convolution")
     path = home / "submitted" / "ada_reference" / "group_convolution" / "group_convolution.ipynb"
-    right, wrong = (
-        "f.index_select(2, group.table[group.inverse[h]]",
-        "f.index_select(2, group.table[h]",
-    )  # not for images
+    right = "f.index_select(2, group.table[group.inverse[h]]"
+    wrong = "f.index_select(2, group.table[h]"  # poses in the wrong places: images do not notice
     assert path.read_text().count(right) == 1
     path.write_text(path.read_text().replace(right, wrong))
     shown = command(home, "grade", "group_convolution", "--student", "ada*").stdout
