@@ -444,36 +444,65 @@ def _expanded(weight: Tensor, index: Tensor, turns: Tensor | None, order: int) -
     return planes.index_select(1, index).reshape(weight.shape[0] * order, -1, *weight.shape[-2:])
 
 
-def kept_for_inference(layer: nn.Module, weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
-    """What a layer makes of its weights: made once in evaluation mode without gradients, else at every call.
+class ExpandedLayer(nn.Module):
+    """A layer whose filters are made of fewer weights, and of constants that lie where the weights lie.
 
-    It is kept in ``layer._kept``, and made anew when a weight changes: another tensor, an in-place change that autograd
-    sees, another device or dtype, or autocast's other precision. Autograd sees neither ``weight.data.add_(...)`` nor
-    the step of a fused optimizer. So a call with gradients, after which a step may follow, forgets what is kept, and so
-    do ``train()`` and ``eval()``.
-
-    Args:
-        layer: a module with an attribute ``_kept``, at first None.
-        weights: all that ``make`` depends on.
-        make: what to call.
+    A subclass says how to place the constants (``_place``) and how to make the filters (``_made_once``). Then devices,
+    dtypes, loading, copies and files are as for every module.
     """
-    if layer.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        layer._kept = None
-        return make()
-    if any(type(part) is not nn.Parameter or part.is_inference() for part in weights):
-        return make()
-    kind = weights[0].device.type
-    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    precision = mixed and torch.get_autocast_dtype(kind)
-    versions = ((id(part), part.data_ptr(), part._version) for part in weights)
-    state = (precision, torch.is_inference_mode_enabled(), *versions)
-    if layer._kept is None or layer._kept[0] != state:
-        holders = weights, [part.detach() for part in weights]  # while they live, nothing else gets their id or address
-        layer._kept = state, make(), holders
-    return layer._kept[1]
+
+    def __init__(self):
+        super().__init__()
+        self._kept: tuple | None = None
+        self.register_load_state_dict_post_hook(ExpandedLayer._anew)  # assign=True can change the device
+
+    def _place(self) -> None:
+        """Register the constants as buffers of the weights' device and dtype, from their exact values."""
+        raise NotImplementedError
+
+    def _anew(self, _: object = None) -> None:
+        self._place()  # from float64: float32 constants, made longer, would stay rough
+        self._kept = None
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._anew()
+        return self
+
+    def train(self, mode: bool = True):
+        """As for every module; the kept filters are forgotten."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        """Copies and files do not carry the kept filters."""
+        return self.__dict__ | {"_kept": None}
+
+    def _made_once(self, weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
+        """What ``make`` makes of the weights: once in evaluation mode without gradients, else at every call.
+
+        It is made anew when a weight changes: another tensor, an in-place change that autograd sees, another device or
+        dtype, or autocast's other precision. Autograd sees neither ``weight.data.add_(...)`` nor the step of a fused
+        optimizer. So a call with gradients, after which a step may follow, forgets what is kept, and so do ``train()``
+        and ``eval()``.
+        """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            self._kept = None
+            return make()
+        if any(type(part) is not nn.Parameter or part.is_inference() for part in weights):
+            return make()
+        kind = weights[0].device.type
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        precision = mixed and torch.get_autocast_dtype(kind)
+        versions = ((id(part), part.data_ptr(), part._version) for part in weights)
+        state = (precision, torch.is_inference_mode_enabled(), *versions)
+        if self._kept is None or self._kept[0] != state:
+            holders = weights, [part.detach() for part in weights]  # while they live, no other gets their id or address
+            self._kept = state, make(), holders
+        return self._kept[1]
 
 
-class _Convolution(nn.Module):
+class _Convolution(ExpandedLayer):
     """What lifting and group convolution share: weight, bias, the gather, and the bank kept for inference.
 
     The weight has the shape (out, in/groups, size, size) for lifting and (out, in/groups, order, size, size) else; the
@@ -513,9 +542,7 @@ class _Convolution(nn.Module):
         shape = outputs, inputs // groups, *poses, kernel_size, kernel_size
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
-        self._place_plan()
-        self.register_load_state_dict_post_hook(_placed_anew)
-        self._kept: tuple | None = None
+        self._place()
         self.reset_parameters()
 
     @torch.no_grad()
@@ -525,7 +552,7 @@ class _Convolution(nn.Module):
         for parameter in self.parameters():
             parameter.uniform_(-bound, bound)
 
-    def _place_plan(self) -> None:
+    def _place(self) -> None:
         with torch.device("cpu"):  # what is kept for other layers too must not lie where this one is made
             index, turns = _expansion(self.group, self.kernel_size, self.inputs // self.groups, self.lifts)
         self.register_buffer("_index", index.to(self.weight.device), persistent=False)
@@ -533,29 +560,14 @@ class _Convolution(nn.Module):
         fields = torch.arange(self.outputs, device=self.weight.device).repeat_interleave(self.group.order)
         self.register_buffer("_fields", fields, persistent=False)  # whose bias a row of the bank has
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._place_plan()  # turns anew from float64: float32 ones, made longer, would stay rough
-        self._kept = None
-        return self
-
-    def train(self, mode: bool = True):
-        """As for every module; the kept filters are forgotten."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        """Copies and files do not carry the kept filters."""
-        return self.__dict__ | {"_kept": None}
-
     def filters(self) -> tuple[Float[Tensor, "rows columns size size"], Float[Tensor, " rows"] | None]:
         """The plain convolution's weight (out·order, in·order, size, size) and bias, differentiable.
 
         Rows are ordered by field, then by element. In evaluation mode and without gradients they are made once, and
-        anew when weight or bias change (``kept_for_inference``).
+        anew when weight or bias change.
         """
         weights = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        return kept_for_inference(self, weights, self._filters)
+        return self._made_once(weights, self._filters)
 
     def _filters(self) -> tuple[Tensor, Tensor | None]:
         bank = _expanded(self.weight, self._index, self._turns, self.group.order)
@@ -594,12 +606,6 @@ class _Convolution(nn.Module):
         without = "" if self.bias is not None else ", bias=False"
         rough = "" if self._turns is None else ", filters interpolated"
         return f"{self.group}, {self.inputs}, {self.outputs}, kernel_size={self.kernel_size}{changed}{without}{rough}"
-
-
-def _placed_anew(layer: _Convolution, _: object) -> None:
-    """After loading with assign=True the weights may have another device or dtype than the plan."""
-    layer._place_plan()
-    layer._kept = None
 
 
 class LiftingConv2d(_Convolution):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from course_lib.group_convolution import kept_for_inference
+from course_lib.group_convolution import ExpandedLayer
 from course_lib.preconditions import (
     require_finite,
     require_indices,
@@ -432,7 +432,7 @@ def _starts(frequency_in: int, frequency_out: int) -> list[tuple[Float[Tensor, "
 # --- layers ------------------------------------------------------------------------------------------------------
 
 
-class SteerableConv2d(nn.Module):
+class SteerableConv2d(ExpandedLayer):
     """A convolution from fields to fields that commutes with all turns, as far as the pixels allow.
 
     The kernel is a sum of ``kernel_basis`` with learned coefficients; then one ``conv2d``. The bias is added to fields
@@ -483,32 +483,16 @@ class SteerableConv2d(nn.Module):
                 start = torch.randn(many, count, len(bases[m])) * math.sqrt(2 / max(fan, 1))
                 self.coefficients[f"{m}_{n}"] = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(self.fields_out[0])) if bias and 0 in self.fields_out else None
-        self._place_bases()
-        self.register_load_state_dict_post_hook(_placed_anew)
+        self._place()
 
-    def _place_bases(self) -> None:
+    def _place(self) -> None:
         for key, coefficients in self.coefficients.items():
             basis = self._basis(*map(int, key.split("_"))).flatten(1)  # (basis, out·in·row·column)
             self.register_buffer(f"basis_{key}", basis.to(coefficients, copy=True), persistent=False)
-        self._kept: tuple | None = None
 
     def _basis(self, frequency_in: int, frequency_out: int) -> Float[Tensor, "basis out in size size"]:
         with torch.device("cpu"):  # wherever this layer is made
             return kernel_basis(frequency_in, frequency_out, self.size, self.rings)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._place_bases()  # anew from float64: float32 ones, made longer, would stay rough
-        return self
-
-    def train(self, mode: bool = True):
-        """As for every module; the kept kernel is forgotten."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        """Copies and files do not carry the kept kernel."""
-        return self.__dict__ | {"_kept": None}
 
     def kernel(self) -> Float[Tensor, "out in size size"]:
         """The kernel as ``conv2d`` takes it; differentiable in the coefficients."""
@@ -533,12 +517,12 @@ class SteerableConv2d(nn.Module):
         ]
         return torch.cat(filled)
 
-    def _expanded(self) -> Float[Tensor, "out in size size"]:
-        return kept_for_inference(self, tuple(self.coefficients.values()), self.kernel)
+    def _kept_kernel(self) -> Float[Tensor, "out in size size"]:
+        return self._made_once(tuple(self.coefficients.values()), self.kernel)
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out rows columns"]:
         """Convolve fields with the kernel."""
-        return F.conv2d(x, self._expanded(), self.full_bias(), self.stride, self.padding)
+        return F.conv2d(x, self._kept_kernel(), self.full_bias(), self.stride, self.padding)
 
     def to_conv2d(self) -> nn.Conv2d:
         """A plain convolution that computes the same, to be used without this module."""
@@ -549,11 +533,6 @@ class SteerableConv2d(nn.Module):
         if bias is not None:
             plain.bias.data.copy_(bias.detach())
         return plain
-
-
-def _placed_anew(layer: SteerableConv2d, _: object) -> None:
-    """After loading with assign=True the coefficients may have another device or dtype than the bases."""
-    layer._place_bases()
 
 
 class NormNonlinearity(nn.Module):

@@ -632,7 +632,7 @@ def test_the_expanded_kernel_is_kept_until_a_coefficient_changes():
     layer.eval()
     with torch.no_grad():
         before = layer(x)
-        assert layer._expanded() is layer._expanded()
+        assert layer._kept_kernel() is layer._kept_kernel()
         torch.testing.assert_close(layer.to_conv2d()(x), before)
     assert layer(x).requires_grad  # with gradients nothing is kept
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
