@@ -338,31 +338,29 @@ def build(
     """
     course = course_dir()
     if page:
-        raise typer.Exit(_build_page(course, page.removeprefix("book/").removesuffix(".md"), everything))
-    command = ["jupyter-book", "build", ".", "-W", "--keep-going", "-n"]
-    done = subprocess.run([*command, "--all"] if everything else command, cwd=course)
+        options, address = _one_page(course, page.removeprefix("book/").removesuffix(".md"))
+    else:
+        options, address = ["-W", "--keep-going", "-n"], course / "_build" / "html" / "index.html"
+    done = subprocess.run(["jupyter-book", "build", ".", *options, *["--all"] * everything], cwd=course)
     if done.returncode == 0:
-        console.print(f"the book: {(course / '_build' / 'html' / 'index.html').as_uri()}")
+        console.print(f"the {'page' if page else 'book'}: {address.as_uri()}")
     raise typer.Exit(1 if done.returncode else 0)
 
 
-def _build_page(course: Path, page: str, everything: bool) -> int:
-    """Build the landing page and one other; return the exit status."""
+def _one_page(course: Path, page: str) -> tuple[list[str], Path]:
+    """Write a table of contents with the landing page and one other: jupyter-book's options, and where it will be."""
     pages = sorted(path.stem for path in (course / "book").glob("*.md"))
     if page not in pages:
         console.print(f"[red]No such page:[/] {escape(page)}. book/ has: {', '.join(pages)}.")
-        return 2
+        raise typer.Exit(2)
     place = course / "_build" / "page"
     place.mkdir(parents=True, exist_ok=True)
     contents: dict = {"format": "jb-book", "root": "book/index"}
     if page != "index":
         contents["chapters"] = [{"file": f"book/{page}"}]
     (place / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")  # JSON is YAML
-    command = ["jupyter-book", "build", ".", "--toc", str(place / "_toc.yml"), "--path-output", str(place)]
-    done = subprocess.run([*command, "--all"] if everything else command, cwd=course)
-    if done.returncode == 0:
-        console.print(f"the page: {(place / '_build' / 'html' / 'book' / f'{page}.html').as_uri()}")
-    return 1 if done.returncode else 0
+    options = ["--toc", str(place / "_toc.yml"), "--path-output", str(place)]
+    return options, place / "_build" / "html" / "book" / f"{page}.html"
 
 
 def main():

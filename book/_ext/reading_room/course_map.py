@@ -64,7 +64,7 @@ def markup(app, docname: str) -> str:
     """Return the map as HTML."""
     course, env = Path(app.srcdir), app.env
     leans = leans_on(course)
-    docnames = {name.rpartition("/")[2]: name for name in env.titles}
+    docnames = {name.rpartition("/")[2]: name for name in env.titles}  # fewer than all where one page is built alone
 
     def link(topic: str) -> str:
         title = html.escape(env.titles[docnames[topic]].astext())
@@ -74,7 +74,8 @@ def markup(app, docname: str) -> str:
         about = env.metadata[docnames[topic]]
         words = [f"{about['course_minutes']} min" if "course_minutes" in about else ""]
         words.append(opening.difficulty(about.get("difficulty")))
-        words.append("leans on " + ", ".join(map(link, leans[topic])) if leans[topic] else "")
+        earlier = [link(other) for other in leans[topic] if other in docnames]
+        words.append("leans on " + ", ".join(earlier) if earlier else "")
         said = " · ".join(filter(None, words))
         return f"<li>{link(topic)}<span>{said}</span></li>"
 
