@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import io
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -127,8 +128,18 @@ class Interval(NamedTuple):
         return (self.high - self.low) / 2
 
     def __format__(self, spec: str) -> str:
-        """Format both numbers with ``spec``."""
-        return f"{self.mean:{spec or '.3g'}} ± {self.half:{spec or '.1g'}}"
+        """Format both numbers with ``spec``; without one, to the first digit of the half width, or two if it is a 1.
+
+        >>> print(Interval(84.6, 83.4, 85.8), Interval(31.0, 30.2, 31.8), Interval(0.5, 0.5, 0.5))
+        84.6 ± 1.2 31.0 ± 0.8 0.5 ± 0
+        """
+        if spec:
+            return f"{self.mean:{spec}} ± {self.half:{spec}}"
+        if not 1e-4 <= self.half < math.inf:
+            return f"{self.mean:.3g} ± {self.half:.1g}"
+        first, _, power = f"{self.half:.0e}".partition("e")
+        places = max(0, (first == "1") - int(power))
+        return f"{self.mean:.{places}f} ± {self.half:.{places}f}"
 
     def __str__(self) -> str:
         """Print as mean ± half width."""

@@ -220,7 +220,7 @@ def test_table_has_headings_caption_and_scopes():
     markup = table._repr_mimebundle_()[0]["text/html"]
     assert "<caption><span>On &lt;digits&gt;.</span></caption>" in markup
     assert markup.count('<th scope="col"') == 2 and markup.count('<th scope="row"') == 2
-    assert '<tr class="chosen"><th scope="row">L2</th><td class="number">0.965\xa0±\xa00.06</td>' in markup
+    assert '<tr class="chosen"><th scope="row">L2</th><td class="number">0.96\xa0±\xa00.06</td>' in markup
     assert repr(table).splitlines()[2].split() == ["plain", "0.95"]
 
 
