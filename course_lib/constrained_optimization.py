@@ -206,7 +206,7 @@ def strength_for_radius(eigenvalues: Float[Tensor, " n"], moment: Float[Tensor, 
 def kkt_residual(
     weight: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], project: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, ""]:
-    """How far a weight is from solving a constrained problem: zero at a solution, and only there.
+    """How far a weight is from solving a constrained problem: for a convex loss zero at a solution, and only there.
 
     In a formula::
 
@@ -256,7 +256,8 @@ def projected_gradient_descent(
         weight: where to start, a tensor of any shape; it need not lie in the set. It is not changed.
         gradient_of: maps a weight to the gradient of the loss alone, same shape.
         project: maps a weight to the nearest point of the set.
-        lr: the learning rate η > 0; converges for lr at most 1 / (largest eigenvalue of the loss's Hessian).
+        lr: the learning rate η > 0; for a convex loss it converges if lr is at most 1 / (largest eigenvalue of the
+            Hessian).
         steps: how many steps, at least 1.
 
     Returns:

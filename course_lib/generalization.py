@@ -174,7 +174,7 @@ def min_norm_fit(
         ValueError: not matrices, numbers of rows that differ, an empty side, not floating point, NaN or infinity, or a
             negative strength.
 
-    Source: Penrose (1956), *On best approximate solutions of linear matrix equations*, for the limit.
+    Source: Penrose (1956), *On best approximate solutions of linear matrix equations*, for strength 0.
 
     >>> min_norm_fit(torch.tensor([[3.0, 4.0]]), torch.tensor([[5.0]]))  # of all w with 3a + 4b = 5 the shortest
     tensor([[0.6000],

@@ -61,7 +61,8 @@ def equivariance_error(
 
     Returns:
         A scalar ≥ 0, dimensionless, on the device and in the dtype of the output: 0 for exact equivariance, about
-        √2 for outputs that have nothing to do with each other. Differentiable where it is not 0.
+        √2 for outputs of equal length, scattered about zero, that have nothing to do with each other.
+        Differentiable where it is not 0.
 
     Raises:
         ValueError: x is not a batch of finite floating-point numbers, or f(x) is zero everywhere: an error relative to
@@ -508,8 +509,8 @@ def diagnose(
     that the windows fit, stride 1, ...) and what makes the error vanish is reported as the cause.
 
     The first row is the transform itself: ‖sort(g·x) − sort(x)‖ / ‖x‖, its distance from any rearrangement of pixels.
-    It is 0 for quarter turns, mirrors and cyclic shifts, and positive where g interpolates or loses pixels: such a g
-    has no exact action on a grid, and no network can be exactly equivariant to it.
+    It is 0 for quarter turns, mirrors and cyclic shifts, and positive where g interpolates or loses pixels, unless the
+    sorted values happen to agree: such a g is no exact symmetry of a grid, and even perfect filters will not follow it.
 
     Args:
         model: any module. It is run in evaluation mode without gradients and left as it was.

@@ -94,7 +94,7 @@ def elastic_net_penalty(parameters: Iterable[Tensor], l1: float, l2: float) -> F
         Ω(θ) = α₁ · Σᵢ |θᵢ| + α₂/2 · Σᵢ θᵢ²
 
     Normalisation: as in ``l1_penalty`` and ``l2_penalty``. Zou and Hastie write the squared norm without the
-    1/2: their λ₂ is our α₂/2.
+    1/2, beside a sum of squared errors: for a loss of 1/(2n)·‖y − Xw‖² their λ₁ is our 2n·α₁, their λ₂ our n·α₂.
 
     Args:
         parameters: tensors of any shapes, together the vector θ.
@@ -279,7 +279,7 @@ def proximal_gradient_descent(
     Args:
         weight: where to start, a tensor of any shape. It is not changed.
         gradient_of: maps a weight to the gradient of the loss alone, same shape.
-        lr: the learning rate; converges for lr at most 1 / (largest eigenvalue of the loss's Hessian).
+        lr: the learning rate; for a convex loss it converges if lr is at most 1 / (largest eigenvalue of the Hessian).
         steps: how many steps, at least 1.
         l1: strength of the L1 norm, a sum over entries.
         l2: strength of half the squared L2 norm, a sum over entries.

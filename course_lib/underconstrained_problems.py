@@ -1,6 +1,6 @@
 """Underconstrained problems: when many weights fit the data perfectly, something has to choose.
 
-A vanishing ridge penalty chooses the shortest solution, and so does gradient descent from zero (Hoerl & Kennard 1970).
+A vanishing ridge penalty (Hoerl & Kennard 1970) chooses the shortest solution, and so does gradient descent from zero.
 On separable data logistic regression has no solution at all: its weights grow for ever, towards the widest margin
 (Soudry et al. 2018). Chapter: ``book/underconstrained_problems.md``.
 """
@@ -305,7 +305,7 @@ def max_margin(x: Float[Tensor, "n d"], y: Float[Tensor, " n"]) -> Float[Tensor,
         ŵ, on the device and in the dtype of ``x``. Not differentiable.
 
     Raises:
-        ValueError: bad input as for ``margin``, or no w puts every example on its side.
+        ValueError: bad input as for ``margin``, or no w of norm below 10⁹ has yᵢ·xᵢᵀw ≥ 1 for all i.
 
     Source: Lawson & Hanson (1974), *Solving least squares problems*, chapter 23.
 
