@@ -307,7 +307,7 @@ def tangent_vectors(
     ``scale``             −u·∂ᵤs − v·∂ᵥs           growth by a factor e
     ``stretch``           −u·∂ᵤs + v·∂ᵥs           growth by e horizontally, by 1/e vertically
     ``diagonal stretch``  −v·∂ᵤs − u·∂ᵥs           the same along the diagonals
-    ``thickness``         (∂ᵤs)² + (∂ᵥs)²          thicker strokes, pixel² and unit of ink
+    ``thickness``         (∂ᵤs)² + (∂ᵥs)²          pixel²/ink: edges move out by the slope
     ====================  =======================  ==================================================
 
     Args:
