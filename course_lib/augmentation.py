@@ -1,7 +1,8 @@
 """Augmentation: teach an invariance by example.
 
-Training on randomly transformed images averages the loss over a family of transformations; to first order in the
-variance it is a penalty on how the output moves along the family's tangent. Leen (1995); Zhang et al. (2018),
+Training on randomly transformed images averages the loss over a family of transformations. For a squared loss, where
+the labels are fitted, that is to first order in the variance a penalty on how the output moves along the family's
+tangent. Leen (1995); Zhang et al. (2018),
 *mixup*; DeVries & Taylor (2017), *cutout*. Chapter: ``book/augmentation.md``.
 """
 
@@ -249,7 +250,7 @@ def expansion_terms(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """All that augmentation does to a squared loss up to the order of the variance.
 
-    In a formula, with F(φ) = f(T_φ x) and derivatives at φ = 0::
+    In a formula, with F(φ) = f(T_φ x), derivatives at φ = 0, and φ symmetric around 0 with variance σ²::
 
         1/n · Σ E‖F(φ) − y‖²  =  loss + σ²·slope + σ²·bend + O(σ⁴)
         loss = 1/n · Σ ‖F − y‖²     slope = 1/n · Σ ‖F'‖²     bend = 1/n · Σ (F − y)·F''

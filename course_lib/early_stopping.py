@@ -183,8 +183,8 @@ def equivalent_strength(eigenvalues: Float[Tensor, " n"], lr: float, steps: int)
 
     Args:
         eigenvalues: λᵢ ≥ 0 of the Hessian, in any order.
-        lr: the learning rate η > 0, with η·λᵢ ≤ 1 for all i; beyond that descent overshoots, and no strength ≥ 0
-            does the same.
+        lr: the learning rate η > 0, with η·λᵢ ≤ 1 for all i; beyond that descent overshoots, and after an odd
+            number of steps no strength ≥ 0 does the same.
         steps: τ, how many steps were taken, at least 1.
 
     Returns:
@@ -229,8 +229,9 @@ def mean_loss(model: nn.Module, split: Split) -> float:
 class EarlyStopping:
     """A callback for ``training.fit`` that ends training when patience runs out and puts the best weights back.
 
-    The best epoch is the one with the lowest error on ``validation``; its weights are there when ``fit`` returns,
-    also if training ran to its last epoch.
+    The best epoch is the one that ``best_epoch`` finds in the errors on ``validation``; its weights are there when
+    ``fit`` returns, also if training ran to its last epoch. If no epoch is an improvement (all errors NaN), those of
+    the first one are: the callback has not seen the weights before it.
 
     Args:
         validation: images and labels that are not trained on; choose them like those that the model will meet.
@@ -269,7 +270,7 @@ class EarlyStopping:
 
     @property
     def best(self) -> int:
-        """The epoch whose weights are kept, counted from 0."""
+        """The best epoch so far, counted from 0; −1 if none was an improvement."""
         return best_epoch(self.errors, self.min_delta)
 
     def __call__(self, epoch: int, model: nn.Module, averages: dict[str, float]) -> bool:

@@ -43,7 +43,7 @@ def circulant(kernel: Float[Tensor, " taps"], size: int) -> Float[Tensor, "size 
         its n places.
 
     Raises:
-        ValueError: not one row of taps, NaN or infinity, or a size smaller than the number of taps.
+        ValueError: not one row of taps, NaN or infinity, or a size smaller than the number of taps or above 2¹⁵.
 
     Source: LeCun et al. (1989), *Backpropagation applied to handwritten zip code recognition*, weight sharing; without
     borders.

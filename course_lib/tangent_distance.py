@@ -87,7 +87,7 @@ def shift_and_rotation_tangents(
     Raises:
         ValueError: as ``image_gradient``.
 
-    Source: Simard, LeCun, Denker & Victorri (1998), section 2.2.
+    Source: Simard, LeCun, Denker & Victorri (1998), *Transformation invariance in pattern recognition*.
 
     >>> dot = torch.zeros(1, 1, 3, 3); dot[0, 0, 1, 2] = 1.0  # right of the centre: a turn lifts it
     >>> shift_and_rotation_tangents(dot, sigma=1.0)[0, 2, ::2, 2]  # above it grows brighter, below it darker
@@ -307,7 +307,7 @@ def tangent_vectors(
     ``scale``             −u·∂ᵤs − v·∂ᵥs           growth by a factor e
     ``stretch``           −u·∂ᵤs + v·∂ᵥs           growth by e horizontally, by 1/e vertically
     ``diagonal stretch``  −v·∂ᵤs − u·∂ᵥs           the same along the diagonals
-    ``thickness``         (∂ᵤs)² + (∂ᵥs)²          thicker strokes, in units of ink times pixel
+    ``thickness``         (∂ᵤs)² + (∂ᵥs)²          pixel²/ink: edges move out by the slope
     ====================  =======================  ==================================================
 
     Args:

@@ -151,7 +151,7 @@ def tangent_penalty(
 
     Returns:
         A scalar on the device and in the dtype of ``x``: the exact derivative, not a difference quotient.
-        Differentiable, above all in the parameters of the model.
+        Differentiable, above all in the parameters of the model; no ``.grad`` is written until you call ``backward``.
 
     Raises:
         ValueError: an empty batch, no tangent, sizes, dtypes or devices that differ, NaN or infinity.
@@ -197,7 +197,7 @@ def gradient_penalty(
         no ``.grad`` is written until you call ``backward``.
 
     Raises:
-        ValueError: not a floating-point batch, or NaN or infinity.
+        ValueError: an empty batch, not a floating-point one, or NaN or infinity.
 
     Source: Drucker & LeCun (1992), *Improving generalization performance using double backpropagation*.
 
@@ -407,7 +407,8 @@ def central_difference_penalty(
         Ω ≈ 1/n · Σᵢ Σₖ ‖(f(xᵢ + h·τᵢₖ) − f(xᵢ − h·τᵢₖ)) / (2h)‖²
 
     For a smooth model the value and the gradient are off by O(h²); a small h loses digits to rounding. For a network
-    with kinks (ReLU) every unit whose kink lies between the two points errs, in the gradient too.
+    with kinks (ReLU) every unit whose kink lies between the two points errs, and puts a spike of order 1/h into the
+    gradient: there the exact penalty jumps, which its own gradient does not show.
 
     Args:
         model: maps a batch to outputs, each example on its own and without anything random.
