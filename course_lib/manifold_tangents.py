@@ -1,7 +1,8 @@
 """Manifold tangents: let the data say which small changes do not matter, then forbid the network to notice them.
 
 The directions in which an encoder still listens, the top singular vectors of its Jacobian, are taken for tangents of
-the manifold near which the data lie. Rifai, Dauphin, Vincent, Bengio & Muller (2011). Chapter: ``book/manifold_tangents.md``.
+the manifold near which the data lie. Rifai, Dauphin, Vincent, Bengio & Muller (2011).
+Chapter: ``book/manifold_tangents.md``.
 """
 
 from collections.abc import Callable
