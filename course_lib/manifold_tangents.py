@@ -1,7 +1,8 @@
 """Manifold tangents: let the data say which small changes do not matter, then forbid the network to notice them.
 
-The directions in which an encoder still listens, the top singular vectors of its Jacobian, are tangents of the
-manifold on which the data lie. Rifai, Dauphin, Vincent, Bengio & Muller (2011). Chapter: ``book/manifold_tangents.md``.
+The directions in which an encoder still listens, the top singular vectors of its Jacobian, are taken for tangents of
+the manifold near which the data lie. Rifai, Dauphin, Vincent, Bengio & Muller (2011).
+Chapter: ``book/manifold_tangents.md``.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def encoder_tangents(
         J = ∂h/∂x  (code × pixel),    J = U·diag(s₁ ≥ s₂ ≥ …)·Vᵀ,    the answer: the first k rows of Vᵀ
 
     Normalisation: the rows are orthonormal; the singular values are dropped. Largest singular value first. The sign of
-    a row is free.
+    a row is free; so is the choice of rows with equal singular values, which do not occur in the tests.
 
     Args:
         encoder: maps a batch of images, (batch, pixel), to a batch of codes, (batch, code). Each code depends on its
@@ -70,8 +71,8 @@ def local_pca_tangents(
 
         Z = rows zᵢ − z̄,    Z = U·diag(s₁ ≥ s₂ ≥ …)·Vᵀ,    the answer: the first k rows of Vᵀ
 
-    Normalisation: the rows are orthonormal. Largest spread first. The sign of a row is free. The cloud is centred at
-    its own mean, not at the image.
+    Normalisation: the rows are orthonormal. Largest spread first. The sign of a row is free, and so is the choice of
+    rows of equal spread, which does not occur in the tests. The cloud is centred at its own mean, not at the image.
 
     Args:
         x: the images whose tangents are wanted, one a row.
@@ -86,7 +87,8 @@ def local_pca_tangents(
     Raises:
         ValueError: sizes or dtypes differ, empty, not finite, fewer data than neighbours, or k out of range.
 
-    Source: Kambhatla & Leen (1997), *Dimension reduction by local principal component analysis*.
+    Source: after Kambhatla & Leen (1997), *Dimension reduction by local principal component analysis*, who take cells
+    of a partition of the data where this takes neighbours.
 
     >>> data = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [9.0, 0.0]])
     >>> local_pca_tangents(torch.tensor([[0.5, 1.0]]), data, neighbours=3, k=1).abs()  # the far point has no say

@@ -562,7 +562,7 @@ class NormNonlinearity(nn.Module):
 
 
 class GatedNonlinearity(nn.Module):
-    """Numbers are rectified; every vector is multiplied by a number between 0 and 1 that has a channel of its own.
+    """Numbers go through ELU; every vector is multiplied by a number in (0, 1), the sigmoid of a channel of its own.
 
     Args:
         fields: the number of fields of each frequency behind the layer; 0 must be among them.
@@ -576,7 +576,7 @@ class GatedNonlinearity(nn.Module):
         self.fields_in = self.fields | {0: self.fields[0] + self.gates}
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch less height width"]:
-        """Rectify the numbers, gate the vectors, and drop the gates."""
+        """Bend the numbers, gate the vectors, and drop the gates."""
         split = dict(parts(x, self.fields_in))
         numbers, gates = split.pop(0).split([self.fields[0], self.gates], dim=1)
         gates = iter(gates.sigmoid().split([count for frequency, count in self.fields.items() if frequency], dim=1))
