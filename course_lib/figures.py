@@ -135,11 +135,14 @@ class Interval(NamedTuple):
         """
         if spec:
             return f"{self.mean:{spec}} ± {self.half:{spec}}"
-        if not 1e-4 <= self.half < math.inf:
+        if not self._is_ordinary:
             return f"{self.mean:.3g} ± {self.half:.1g}"
         first, _, power = f"{self.half:.0e}".partition("e")
-        places = max(0, (first == "1") - int(power))
-        return f"{self.mean:.{places}f} ± {self.half:.{places}f}"
+        return format(self, f".{max(0, (first == '1') - int(power))}f")
+
+    @property
+    def _is_ordinary(self) -> bool:
+        return 1e-4 <= self.half < math.inf
 
     def __str__(self) -> str:
         """Print as mean ± half width."""
@@ -320,8 +323,8 @@ def table(
 
     Args:
         rows: one mapping (by column name) or sequence a row; the first column names the row. Numbers are
-            rounded to ``digits`` significant digits, an ``Interval`` is printed as mean ± half width, None as
-            a dash. ``$...$`` in any text is mathematics.
+            rounded to ``digits`` significant digits, an ``Interval`` is printed as mean ± half width, with as many
+            decimals as its column's others, None as a dash. ``$...$`` in any text is mathematics.
         columns: the column headings.
         caption: what the table shows; required.
         highlight: name or names (first column) of the rows to set apart.
@@ -350,7 +353,8 @@ def table(
     chosen = {highlight} if isinstance(highlight, str) else set(highlight)
     if missing := chosen - {row[0] for row in body}:
         raise ValueError(f"table: no row named {sorted(missing)}; rows are {[row[0] for row in body]}")
-    texts = [[_cell(value, digits) for value in row] for row in body]
+    written = [_cells(values, digits) for values in zip(*body, strict=True)]
+    texts = list(zip(*written, strict=True))
     numeric = [all(not isinstance(row[i], str) for row in body) for i in range(len(columns))]
     head = "".join(f'<th scope="col"{_align(numeric[i])}>{rich_text(name)}</th>' for i, name in enumerate(columns))
     lines = []
@@ -523,10 +527,20 @@ def theme_css() -> str:
     return f"html{{{light}}}\nhtml[data-theme=dark]{{{dark}}}\n@media print{{html[data-theme]{{{light}}}}}\n"
 
 
-def _cell(value, digits: int) -> str:
+def _cells(values: Sequence, digits: int) -> list[str]:
+    """Write a column; intervals of like width have equally many decimals, enough for a digit of the narrowest."""
+    halves = [value.half for value in values if isinstance(value, Interval) and value._is_ordinary]
+    alike = bool(halves) and max(halves) < 100 * min(halves)
+    spec = f".{max(0, -int(f'{min(halves):.0e}'.partition('e')[2]))}f" if alike else ""
+    return [_cell(value, digits, spec) for value in values]
+
+
+def _cell(value, digits: int, spec: str) -> str:
     if value is None:
         return "–"
-    if isinstance(value, Interval | str | bool | int | np.integer):
+    if isinstance(value, Interval):
+        return format(value, spec if value._is_ordinary else "")
+    if isinstance(value, str | bool | int | np.integer):
         return str(value)
     return f"{float(value):.{digits}g}"
 

@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -212,6 +213,21 @@ def test_style_stays_inside_its_context():
     with figures.style_context():
         assert plt.rcParams["figure.figsize"][0] == figures.WIDTH
     assert plt.rcParams["font.size"] == before
+
+
+def test_a_column_of_intervals_has_equally_many_decimals():
+    widths = {"like": [0.8, 1.3, 2.2], "far": [0.02, 3.0, 1.3], "none": [0.0, 0.012, math.inf]}
+    rows = [
+        [str(i), *(figures.Interval(84.6, 84.6 - part[i], 84.6 + part[i]) for part in widths.values())]
+        for i in range(3)
+    ]
+    text = [
+        line.split("  ") for line in repr(figures.table(rows, ["row", *widths], caption="Widths.")).splitlines()[2:]
+    ]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in text]
+    assert [row[1] for row in cells] == ["84.6 ± 0.8", "84.6 ± 1.3", "84.6 ± 2.2"]
+    assert [row[2] for row in cells] == ["84.60 ± 0.02", "85 ± 3", "84.6 ± 1.3"]
+    assert [row[3] for row in cells] == ["84.6 ± 0", "84.60 ± 0.01", "84.6 ± inf"]
 
 
 def test_table_has_headings_caption_and_scopes():
