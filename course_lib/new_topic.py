@@ -22,13 +22,16 @@ from course_lib.preconditions import require_finite, require_nonnegative"""
 
 TITLE = """# {title}
 
-One function. The chapter *{title}* derives it.
+You will write one function. The chapter *{title}* derives it. You need norms.
 
 | task | function | points | difficulty | minutes |
 |---|---|---|---|---|
 | 1 | `{topic}_clip` | 2 | ●○○ | 5 |
 
-The docstring is the exercise."""
+**How it works.** The docstring of each function is the exercise: formula, shapes, normalisation. Replace
+`raise NotImplementedError()` by your own lines. The lines that begin with `require_` are given: they explain bad
+input, so leave them where they are. The cell below each function tests it; more tests run when the notebook is
+graded. Any right algorithm gets the points. A task earns all its points or none."""
 
 TASK = """## Task 1 · Clip a gradient
 

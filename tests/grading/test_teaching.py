@@ -74,10 +74,13 @@ def test_limits_are_those_of_the_code():
     assert table_below("Limits") == {
         "one cell": f"{limits.cell_seconds:g} s",
         "whole notebook": f"{limits.notebook_seconds:g} s",
-        "memory": f"{limits.memory_bytes // MiB} MiB",
+        "memory, of one process and of all together": f"{limits.memory_bytes // MiB} MiB",
         "processes and threads": f"{limits.processes}",
-        "one file": f"{limits.file_bytes // MiB} MiB",
+        "one file, and each scratch folder": f"{limits.file_bytes // MiB} MiB",
+        "open files of one process": f"{limits.open_files}",
         "output of the notebook": f"{limits.output_bytes // MiB} MiB",
+        "output of one cell that is kept for the feedback": f"{limits.recorded_bytes} bytes",
+        "arrays that one hidden test may bring back": f"{limits.evidence_bytes // MiB} MiB",
         "size of the notebook": f"{limits.notebook_bytes // MiB} MiB",
         "cells": f"{limits.cells}",
     }
