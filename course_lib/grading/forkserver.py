@@ -206,10 +206,9 @@ class _Zygote:
 
     def start(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        binds = ["--ro-bind", str(self._root / "library"), LIBRARY, "--bind", str(self._root / "shared"), SHARED]
         command = [
-            *wall(self._plan.limits),
-            *("--ro-bind", str(self._root / "library"), LIBRARY),
-            *("--bind", str(self._root / "shared"), SHARED),
+            *wall(self._plan.limits, own=binds),
             *("--", sys.executable, "-m", "course_lib.grading.zygote", str(theirs.fileno()), SHARED),
             *preloads(self._plan),
         ]

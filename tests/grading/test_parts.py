@@ -300,6 +300,26 @@ def test_other_systems_refuse_with_a_hint(monkeypatch):
         sandbox._trouble.cache_clear()
 
 
+def test_answers_are_hidden_where_python_and_the_course_lie_in_usr(monkeypatch):
+    package = "/usr/local/lib/python3.11/site-packages/course_lib"
+    monkeypatch.setattr(sys, "prefix", "/usr/local")
+    monkeypatch.setattr(sandbox, "__file__", f"{package}/grading/sandbox.py")
+    wall = sandbox.wall(Limits())
+    assert wall.index("/usr/local") < wall.index(package) and wall[wall.index(package) - 1] == "--tmpfs"
+
+
+def test_a_clone_that_holds_its_environment_shows_nothing_else(monkeypatch, tmp_path):
+    clone = tmp_path / "clone"
+    (clone / ".venv").mkdir(parents=True)
+    (clone / "_toc.yml").touch()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(clone / ".venv"))
+    monkeypatch.setattr(sandbox, "__file__", str(clone / "course_lib" / "grading" / "sandbox.py"))
+    wall = sandbox.wall(Limits())
+    places = [wall.index(str(path)) for path in (tmp_path, clone, clone / ".venv")]
+    assert places == sorted(places) and [wall[place - 1] for place in places] == ["--ro-bind", "--tmpfs", "--ro-bind"]
+
+
 def test_importing_needs_nothing_that_windows_lacks():
     modules = ("run", "cage", "zygote", "provisioner", "feedback", "engines", "dask_worker")
     code = "import asyncio, subprocess, sys, tempfile, distributed; sys.modules |= {'fcntl': None, 'resource': None}\n"
