@@ -1,14 +1,14 @@
 # Two commands matter: `make course` and `make test`. A fresh machine needs Python 3.11+, git and make.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
-BIN    := $(CURDIR)/.venv/bin
+BIN    := .venv/bin
 TOPIC  ?= norm_penalties
 STUDIES := $(filter-out study,$(basename $(notdir $(wildcard benchmarks/*.py))))
 SOURCES := $(wildcard $(shell git ls-files --cached --others --exclude-standard))
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: course test book pdf serve release grade bench clean forget
+.PHONY: course test book pdf serve release grade bench clean forget FORCE
 
 # The whole course: book built, exercises released, a sample class graded; the addresses at the end.
 course: .venv/installed
@@ -34,7 +34,11 @@ test: .cache/tests-passed
 	@echo "Every test passed on $$(cat $<); nothing has changed since."
 endif
 
-.cache/tests-passed: .venv/installed $(SOURCES)
+# What is deleted has no time of its own: the list of the sources is newer then.
+.cache/sources: FORCE
+	@mkdir -p .cache && echo $(SOURCES) | cmp -s - $@ || echo $(SOURCES) > $@
+
+.cache/tests-passed: .venv/installed .cache/sources $(SOURCES)
 	@for name in chromium chromium-browser google-chrome-stable google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	  python -m playwright install chromium || echo "No Chromium found or installed: the browser tests will be skipped."
 	ruff check . && ruff format --check .

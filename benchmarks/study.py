@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from course_lib.data import ImageData, Split
+from course_lib.grading.records import write
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -105,13 +106,6 @@ class Study:
                 "machine": machine(),
                 "date": datetime.now(UTC).date().isoformat(),
             }
-            self._save()
+            write(self.path, (json.dumps(self.content, indent=1, sort_keys=True) + "\n").encode())
             print(f"{key}: {values}", flush=True)
         return self.runs[key]["values"]
-
-    def _save(self):
-        """Write beside, then rename: a kill leaves the old file or the new one, never half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".partial")
-        beside.write_text(json.dumps(self.content, indent=1, sort_keys=True) + "\n")
-        os.replace(beside, self.path)

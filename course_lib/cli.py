@@ -81,7 +81,8 @@ def release(names: SomeTopics = None):
     Exit status: 0 released, 1 nbgrader refused the source, 2 wrong usage.
     """
     wanted = _wanted(_chosen(names))
-    stale = [topic for topic, texts in wanted.items() if notebooks.write(texts) or not _in_gradebook(topic)]
+    # A topic that is named is entered anew: `course sync` may have changed its points before.
+    stale = [topic for topic, texts in wanted.items() if notebooks.write(texts) or names or not _in_gradebook(topic)]
     if stale:
         with console.status("nbgrader enters the assignments in the gradebook"):
             notebooks.generate(stale, course_dir())
@@ -112,7 +113,7 @@ def new(
     try:
         written = new_topic(topic, title)
     except ValueError as problem:
-        console.print(f"[red]{problem}[/]")
+        console.print(str(problem), style="red", markup=False)
         raise typer.Exit(2) from problem
     for path in dict.fromkeys([*written, *notebooks.write(notebooks.wanted([topic])[topic])]):
         console.print(f"written: {path.relative_to(course_dir())}")
@@ -314,7 +315,12 @@ def check_grader(names: SomeTopics = None):
         for v in verdicts:
             colour = "green" if v.as_wanted else "red"
             table.add_row(
-                v.task, v.kind, v.version, f"[{colour}]{'passed' if v.passed else 'refused'}", v.killer, v.reason
+                v.task,
+                v.kind,
+                escape(v.version),
+                f"[{colour}]{'passed' if v.passed else 'refused'}",
+                v.killer,
+                escape(v.reason),
             )
         console.print(table)
         for kind, verb in (("mutant", "killed"), ("alternative", "accepted")):
@@ -369,5 +375,5 @@ def main():
     try:
         app()
     except FileNotFoundError as problem:
-        console.print(f"[red]{problem}[/]")
+        console.print(str(problem), style="red", markup=False)
         raise SystemExit(2) from problem

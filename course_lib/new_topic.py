@@ -1,5 +1,7 @@
 """Start a topic: its five files from a template that already works, to be replaced piece by piece."""
 
+import keyword
+import re
 from pathlib import Path
 
 import nbformat
@@ -73,13 +75,13 @@ def new_topic(topic: str, title: str, course: Path | None = None) -> list[Path]:
         ValueError: the name is not in lower case with underscores, holds a number, or is taken.
     """
     course = course or course_dir()
-    if not (topic.isidentifier() and topic.islower() and topic.isascii()) or any(letter.isdigit() for letter in topic):
+    if not re.fullmatch("[a-z_]*[a-z][a-z_]*", topic) or keyword.iskeyword(topic):
         raise ValueError(
-            f"a topic is one name everywhere: wanted lower case letters and underscores, got {topic!r}. "
-            "The order stands in _toc.yml, so names need no numbers."
+            "a topic is one name everywhere: wanted lower case letters and underscores, no word of Python's, "
+            f"got {topic!r}. The order stands in _toc.yml, so names need no numbers."
         )
     files = topic_files(topic, course)
-    taken = [path for path in files if path.exists()]
+    taken = [path for path in (*files, files.module.with_suffix("")) if path.exists()]
     if taken or topic in topics(course):
         raise ValueError(
             f"a topic's name must be free: {topic} has {', '.join(map(str, taken)) or 'a line in _toc.yml'}."

@@ -107,7 +107,7 @@ def test_a_new_topic_is_green_from_its_first_minute(copy):
         assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["Weight_Noise", "weight_noise_2", "norm_penalties", "a-b"])
+@pytest.mark.parametrize("name", ["Weight_Noise", "weight_noise_2", "norm_penalties", "a-b", "lambda", "grading"])
 def test_a_bad_name_is_refused(copy, name):
     before = sorted(copy.rglob("*"))
     assert course("new", name, folder=copy).returncode == 2

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -102,6 +103,44 @@ def test_what_is_imported_is_declared(place):
 def test_torch_is_one_version_everywhere():
     for name in ("Makefile", "requirements.txt", "environment.yml"):
         assert re.findall(r"torch==[\d.]+\d", (COURSE / name).read_text()) == [TORCH], name
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A clone's Makefile, in a folder with a space in its name."""
+    folder = tmp_path / "my course"
+    (folder / "tests").mkdir(parents=True)
+    for name in ("one", "two"):
+        (folder / "tests" / f"{name}.py").touch()
+    for name in (".gitignore", "Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(COURSE / name, folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    return folder
+
+
+def make(place, *arguments):
+    return subprocess.run(["make", *arguments], cwd=place, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_clone_may_lie_in_a_folder_with_a_space(place):
+    commands = [
+        line for line in make(place, "-n", ".venv/installed").splitlines() if line.startswith(("test", ".venv"))
+    ]
+    assert len(commands) == 4 and not [line for line in commands if "my course" in line]
+
+
+def test_a_deleted_file_is_a_change(place):
+    programs = place / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("ruff", "pytest", "chromium"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} was run\n")
+        (programs / name).chmod(0o755)
+    (programs.parent / "installed").touch()
+    assert "pytest was run" in make(place, "test")
+    assert "pytest was run" not in make(place, "test")
+    (place / "tests" / "two.py").unlink()
+    assert "pytest was run" in make(place, "test")
 
 
 def test_environment_yml_takes_the_lock():

@@ -125,7 +125,12 @@ def _tasks(root: Path, assignment: str, notebook: dict, checks: str) -> dict[str
     source = root / "solutions" / assignment / f"{assignment}.ipynb"
     if source.is_file():
         cells = {grade_id(cell): text(cell) for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]}
-        return {name: hidden_task(cells.get(name, ""), assignment) for name in graded}
+        if missing := [name for name in graded if name not in cells]:
+            raise ChecksError(
+                f"Release and source hold the same graded cells: {source} lacks {', '.join(missing)}. "
+                f"Run: course release {assignment}"
+            )
+        return {name: hidden_task(cells[name], assignment) for name in graded}
     # A course handed out without its solutions: the contract's names are all there is.
     functions = [grade_id(cell) for cell in notebook["cells"] if marking(cell).get("solution")]
     probed = {

@@ -10,6 +10,7 @@ import re
 import stat
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +29,10 @@ _AGAIN = re.compile(r"(?:-(\d+)| ?\((\d+)\))(?=\.[^.]+$)")
 _NAME = "name.txt"  # beside a student's assignments
 _IN_NAMES = set("0123456789 .,'’-·")
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ı": "i", "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"})
+
+
+# What zipfile raises, beside its own, for archives that are damaged, encrypted or packed in an unknown way.
+_DAMAGE = (ValueError, zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError)
 
 
 class Refused(ValueError):
@@ -75,11 +80,15 @@ def student_id(name: str, number: str = "") -> str:
 
 
 class Owner(NamedTuple):
-    """Whose a member is, as its path says: the student's id, the file's name, and a person's name if it is there."""
+    """Whose a member is, as its path says: the student's id, the file's name, and a person's name if it is there.
+
+    Where the id has no number of the platform's, ``spelling`` tells apart those who would share one.
+    """
 
     student: str
     file: str
     name: str = ""
+    spelling: str = ""
 
 
 def person(name: str) -> str:
@@ -126,7 +135,8 @@ def _from_canvas(path: PurePosixPath) -> Owner | None:
 
 def _from_zip(path: PurePosixPath) -> Owner | None:
     """``student/anything.ipynb``, or ``student.ipynb`` at the top."""
-    return Owner(student_id(path.parts[0] if len(path.parts) > 1 else path.stem), path.name)
+    name = path.parts[0] if len(path.parts) > 1 else path.stem
+    return Owner(student_id(name), path.name, spelling=unicodedata.normalize("NFC", name).casefold())
 
 
 SOURCES: dict[str, Callable[[PurePosixPath], Owner | None]] = {
@@ -161,14 +171,14 @@ def collect(
     for archive in archives:
         try:
             found = _sorted_by_student(archive.name, archive.read_bytes(), source, limits, report)
-        except (Refused, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as problem:
+        except _DAMAGE as problem:
             report.refused[archive.name] = str(problem) or type(problem).__name__
             continue
         for student, (person_name, members) in found.items():
             try:
                 name, when, content = _choose(members, assignment)
             except Refused as problem:
-                report.refused[f"{archive.name}: {student}"] = str(problem)
+                report.refused.setdefault(f"{archive.name}: {student}", str(problem))
                 continue
             _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
             if person_name:
@@ -183,36 +193,54 @@ Member = tuple[str, str, bytes]  # file name, time, content
 def _sorted_by_student(
     label: str, packed: bytes, source: str, limits: Limits, report: Collected
 ) -> dict[str, tuple[str, list[Member]]]:
-    """Each student's name and files."""
+    """Each student's name and files; what is wrong with one student's part is told, and costs nobody else anything."""
     found: dict[str, tuple[str, list[Member]]] = {}
+    spellings: dict[str, str] = {}
     for info, content in _members(packed, limits):
         path = PurePosixPath(info.filename)
-        owner = SOURCES[source](path / "any" if info.is_dir() else path)
+        try:
+            owner = SOURCES[source](path / "any" if info.is_dir() else path)
+            if owner is None and not info.is_dir():
+                raise Refused(f"Not a name that {source} gives to a submission.")
+            if owner and spellings.setdefault(owner.student, owner.spelling) != owner.spelling:
+                raise Refused(f"Two students would have the id {owner.student}. Rename one in the archive.")
+            if content is None:
+                raise Refused(f"A file has at most {limits.notebook_bytes} bytes. Ask for it without its outputs.")
+        except Refused as problem:
+            report.refused[f"{label}: {_shown(info.filename)}"] = str(problem)
+            continue
         if owner is None:
-            if not info.is_dir():
-                report.refused[f"{label}: {_shown(info.filename)}"] = f"Not a name that {source} gives to a submission."
             continue
         _, members = found.setdefault(owner.student, (owner.name, []))
         if info.is_dir():  # whoever has only an empty one is named too
             continue
-        name = owner.file
-        when = datetime(*info.date_time).isoformat(" ") if info.date_time[1] else ""
-        if name.lower().endswith(".zip"):  # a student who packed the notebook once more
-            inner = _members(content, limits)
-            members.extend((PurePosixPath(i.filename).name, when, c) for i, c in inner)
-        else:
-            members.append((name, when, content))
+        if not owner.file.lower().endswith(".zip"):
+            members.append((owner.file, _when(info), content))
+            continue
+        try:  # a student who packed the notebook once more
+            inner = list(_members(content, limits))
+        except _DAMAGE as problem:
+            report.refused[f"{label}: {owner.student}"] = f"{_shown(owner.file)}: {problem}"
+            continue
+        members.extend((PurePosixPath(i.filename).name, _when(info), c) for i, c in inner if c is not None)
     return found
 
 
-def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
-    """The files and folders of an archive, or a refusal of all of it before the first is used."""
+def _when(info: zipfile.ZipInfo) -> str:
+    try:
+        return datetime(*info.date_time).isoformat(" ")
+    except ValueError:  # no date, or one that no calendar has
+        return ""
+
+
+def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, bytes | None]]:
+    """The files and folders of an archive, or a refusal of all before the first is used; None is a large file."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         infos = archive.infolist()
         if len(infos) > MEMBERS:
             raise Refused(f"An archive holds at most {MEMBERS} members: got {len(infos)}.")
         for info in infos:
-            _read_as_utf8(info)
+            _mend_name(info)
             _require_plain(info)
         budget = max(2**20, RATIO * len(packed))
         contents = []
@@ -222,22 +250,23 @@ def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, b
             most = min(limits.notebook_bytes, budget)
             with archive.open(info) as file:
                 content = file.read(most + 1)  # what the header says of its size is only a promise
-            if len(content) > most:
-                raise Refused(f"A member unpacks to at most {most} bytes: {_shown(info.filename)} has more.")
+            if len(content) > budget:
+                raise Refused(f"An archive unpacks to at most {RATIO} times its size: {_shown(info.filename)} is more.")
             budget -= len(content)
-            contents.append((info, content))
+            contents.append((info, content if len(content) <= limits.notebook_bytes else None))
         yield from contents
 
 
-def _read_as_utf8(info: zipfile.ZipInfo) -> None:
-    """A name in UTF-8 that the archive does not declare as such, as a Mac packs it."""
+def _mend_name(info: zipfile.ZipInfo) -> None:
+    """A name in UTF-8 that the archive does not declare as such, as a Mac packs it; Windows' backslashes."""
     if not info.flag_bits & 0x800:
         with contextlib.suppress(UnicodeError):
             info.filename = info.filename.encode("cp437").decode("utf-8")
+    info.filename = info.filename.replace("\\", "/")
 
 
 def _require_plain(info: zipfile.ZipInfo) -> None:
-    path, kind = PurePosixPath(info.filename.replace("\\", "/")), stat.S_IFMT(info.external_attr >> 16)
+    path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
         raise Refused(f"A member stays inside the archive: got {_shown(info.filename)}. Ask for a new archive.")
     if kind and not (stat.S_ISREG(info.external_attr >> 16) or stat.S_ISDIR(info.external_attr >> 16)):

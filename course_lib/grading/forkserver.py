@@ -102,7 +102,7 @@ class ForkServer:
             if answer is not None:
                 break
         else:
-            answer = lost(student, "The grader's child died twice on this submission.")
+            answer = lost(student, "The grader's child died twice on this submission, or its server has ended.")
         if answer.get("raised") == "SandboxUnavailable":
             raise SandboxUnavailable(answer["message"])
         return answer
@@ -110,10 +110,10 @@ class ForkServer:
     def _ask(self, submission: bytes, student: str) -> dict[str, Any] | None:
         ours, theirs = socket.socketpair()
         with ours:
-            with theirs:
-                socket.send_fds(self._control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
             ours.settimeout(self._plan.limits.notebook_seconds + SPARE_SECONDS + 30)
             try:
+                with theirs:
+                    socket.send_fds(self._control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
                 send(ours, submission)
                 return json.loads(receive(ours))
             except (OSError, EOFError, ValueError):
@@ -206,10 +206,9 @@ class _Zygote:
 
     def start(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        binds = ["--ro-bind", str(self._root / "library"), LIBRARY, "--bind", str(self._root / "shared"), SHARED]
         command = [
-            *wall(self._plan.limits),
-            *("--ro-bind", str(self._root / "library"), LIBRARY),
-            *("--bind", str(self._root / "shared"), SHARED),
+            *wall(self._plan.limits, own=binds),
             *("--", sys.executable, "-m", "course_lib.grading.zygote", str(theirs.fileno()), SHARED),
             *preloads(self._plan),
         ]

@@ -63,7 +63,7 @@ class Writer:
             bundle: the assignment.
 
         Raises:
-            GradebookMismatch: if the gradebook holds other graded cells for this assignment.
+            GradebookMismatch: if the gradebook holds other graded cells, or other points, for this assignment.
         """
         self._gradebook = load_nbgrader().Gradebook(url)
         self._root, self._bundle = Path(course_dir), bundle
@@ -154,7 +154,7 @@ class Writer:
 
         with contextlib.suppress(MissingEntry):
             notebook = self._gradebook.find_notebook(self._name, self._name)
-            self._require_same([cell.name for cell in [*notebook.grade_cells, *notebook.task_cells]])
+            self._require_same({cell.name: cell.max_score for cell in [*notebook.grade_cells, *notebook.task_cells]})
             return
         # One transaction: nbgrader's own functions would wait for the disk once a cell.
         api, session = load_nbgrader(), self._gradebook.db
@@ -165,12 +165,13 @@ class Writer:
             session.add_all(_rows(api, notebook, cell))
         session.commit()
 
-    def _require_same(self, known: list[str]) -> None:
-        wanted = {test.grade_id for test in self._bundle.tests} | set(self._bundle.manual)
-        if set(known) != wanted:
+    def _require_same(self, known: dict[str, float]) -> None:
+        wanted = {test.grade_id: test.points for test in self._bundle.tests} | self._bundle.manual
+        if known != wanted:
             raise GradebookMismatch(
-                f"Gradebook and release hold the same graded cells of {self._name}: the release has "
-                f"{sorted(wanted)}, the gradebook {sorted(known)}. Run: nbgrader generate_assignment {self._name}"
+                f"Gradebook and release hold the same graded cells of {self._name}, with the same points: the release "
+                f"has {wanted}, the gradebook {known}. Run: course release {self._name}; for another gradebook than "
+                f"the course's own: nbgrader generate_assignment {self._name} --force --db=URL"
             )
 
 

@@ -187,13 +187,14 @@ class SandboxProvisioner(LocalProvisioner):
         hidden = [Path(self.hidden)] if self.hidden else []
         kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", cage.CONNECTION]
         kernel += ["--HistoryManager.enabled=False"]
-        own = str(Path(__file__).with_name("cage.py"))
-        return [
-            *wall(limits, hidden),
+        own = [
             *("--bind", str(self.folder), cage.SOCKETS),
-            *("--ro-bind", own, "/run/cage.py"),
+            *("--ro-bind", str(Path(__file__).with_name("cage.py")), "/run/cage.py"),
             *(("--ro-bind", self.library, LIBRARY) if self.library else ()),
             *(part for path in _data(work) for part in ("--ro-bind", str(path), f"{cage.WORK}/{path.name}")),
+        ]
+        return [
+            *wall(limits, hidden, own),
             *("--", sys.executable, "/run/cage.py", "--limits", json.dumps(asdict(limits))),
             *("--report", str(report), "--", *kernel),
         ]

@@ -153,6 +153,7 @@ class _Run:
             if writer:
                 with contextlib.suppress(Exception):  # the marks are in; the next run tries the names again
                     writer.name_students(read_names(self._root))
+            preparing.join()  # or with nothing to grade it would make the gradebook beside the caller
         finally:
             fresh.close()
             if writer:

@@ -52,15 +52,16 @@ def _trouble() -> str:
     return "" if run.returncode == 0 else f"exit code {run.returncode}: {run.stderr.strip()[-500:]}"
 
 
-def wall(limits: Limits, hidden: Sequence[Path] = ()) -> list[str]:
-    """Give the bubblewrap command up to, and without, its own binds and the program to run.
+def wall(limits: Limits, hidden: Sequence[Path] = (), own: Sequence[str] = ()) -> list[str]:
+    """Give the bubblewrap command up to, and without, the program to run.
 
     The three capabilities are for `course_lib.grading.cage`, which gives them up before student code runs.
     bubblewrap's `--dev` is not used: it needs a second user namespace, in which no fresh /proc may be mounted.
 
     Args:
         limits: sizes of the scratch file systems.
-        hidden: folders that must not be visible even where they lie inside the interpreter's.
+        hidden: folders that must not be visible even where they lie inside the interpreter's, or in /usr.
+        own: the arguments for what the caller binds.
 
     Returns:
         The arguments, starting with the program's path.
@@ -80,6 +81,9 @@ def wall(limits: Limits, hidden: Sequence[Path] = ()) -> list[str]:
         *scratch,
         *_interpreter(hidden),
         *("--dir", cage.SOCKETS, "--dir", SHARED, "--chdir", cage.WORK),
+        *own,
+        # The kernels of a zygote share this file system: what one could write into it, the next would find there.
+        *("--remount-ro", "/"),
         *(part for name, value in environment().items() for part in ("--setenv", name, value)),
     ]
 
@@ -99,23 +103,15 @@ def _system() -> list[str]:
 
 
 def _interpreter(hidden: Sequence[Path]) -> list[str]:
-    shown = sorted({Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), Path(sys.prefix)})
-    shown = [path for path in shown if not path.is_relative_to("/usr")]
-    masked = [path.resolve() for path in [*hidden, Path(__file__).parent.parent]]
+    shown = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), Path(sys.prefix)}
+    package = Path(__file__).resolve().parent.parent
+    clone = [package.parent] if (package.parent / "_toc.yml").is_file() else []  # with solutions and other work in it
+    masked = {path.resolve() for path in [*hidden, package, *clone]} - shown
+    masked = {path for path in masked if any(path.is_relative_to(outer) for outer in [Path("/usr"), *shown])}
     arguments = []
-    for path in shown:
-        arguments += ["--ro-bind", str(path), str(path)]
-        arguments += [
-            part
-            for inner in masked
-            if inner.is_relative_to(path) and inner != path and not _holds(inner, shown)
-            for part in ("--tmpfs", str(inner))
-        ]
-    return arguments
-
-
-def _holds(folder: Path, shown: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(folder) for path in shown)
+    for path in sorted(shown | masked):  # outer ones first: an interpreter inside a hidden folder is shown again
+        arguments += ["--ro-bind", str(path), str(path)] if path in shown else ["--tmpfs", str(path)]
+    return [*arguments, *(part for path in masked for part in ("--remount-ro", str(path)))]
 
 
 def environment() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +48,11 @@ def exchange_file(folder: Path, name: str) -> str | None:
     Returns:
         Its text, at most 1000 characters; None if it is missing or no plain text file.
     """
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
-        with open(os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             return file.read(1000)
     except (OSError, UnicodeDecodeError):
         return None
@@ -126,8 +128,9 @@ def _pack_data(files: list[Path], packed: dict) -> None:
     room = DATA_BYTES
     for path in files:
         size = path.lstat().st_size
-        if path.suffix.lower() in DATA_SUFFIXES and size <= room and len(packed["files"]) < DATA_FILES:
-            packed["files"][_printable(path.name)] = base64.b64encode(path.read_bytes()).decode()
+        small = path.suffix.lower() in DATA_SUFFIXES and size <= room and len(packed["files"]) < DATA_FILES
+        if small and path.name.isprintable():  # under the name by which the notebook opens it
+            packed["files"][path.name] = base64.b64encode(path.read_bytes()).decode()
             room -= size
         else:
             packed["dropped"].append(f"{_printable(path.name)} (not a small data file)")
@@ -150,10 +153,10 @@ def read_cells(packed: dict, limits: Limits) -> list[Cell]:
         raise Unreadable(*packed["trouble"])
     raw = base64.b64decode(packed["notebook"])
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise Unreadable("unreadable", "The notebook is not UTF-8 text.") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the first also for a number of more digits than Python reads
         raise Unreadable("unreadable", f"The notebook is not valid JSON: {type(error).__name__}.") from None
     cells = _cells(content)
     if len(cells) > limits.cells:

@@ -44,7 +44,10 @@ def suspicious(source: str, topic: str) -> list[str]:
     tree = _parse(source[:_LENGTH])
     if tree is None:
         return []
-    found = [phrase for node in ast.walk(tree) for phrase in _phrases(node, topic)]
+    try:
+        found = [phrase for node in ast.walk(tree) for phrase in _phrases(node, topic)]
+    except RecursionError:
+        return ["is nested too deeply to be read"]
     return list(dict.fromkeys(found))
 
 

@@ -37,6 +37,13 @@ def test_reading_time_grows_with_words_and_not_with_code(tmp_path):
     assert [app.env.metadata[name]["course_minutes"] for name in ("one", "two")] == [5, 5]
 
 
+def test_studies_are_found_beside_a_magic_of_ipython():
+    cells = ["%config InlineBackend.figure_format = 'svg'\nstored = study('ledger')", "!ls", "ledger.show()"]
+    head = "---\nkernelspec: {name: python3}\n---\n\n"
+    chapter = head + "\n".join(f"```{{code-cell}} python\n{cell}\n```\n" for cell in cells)
+    assert runs.studies_read(chapter) == ["ledger"]
+
+
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_chapter_lists_the_studies_that_it_reads(topic):
     names = runs.studies_read(topic_files(topic, ROOT).chapter.read_text(encoding="utf-8"))

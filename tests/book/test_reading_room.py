@@ -187,6 +187,12 @@ def test_stale_chapters_run_side_by_side_once(tmp_path, library):
     assert set(app.env.course_runs) == {"one", "two"}
 
 
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch):
+    assert 1 <= execution.cores() <= os.cpu_count()
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert execution.cores() == os.cpu_count()
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not say")
 def test_the_memory_that_a_chapter_holds_is_that_of_its_kernel(tmp_path, library):
     hungry = {"two": "big = bytearray(300_000_000)\ndel big"}

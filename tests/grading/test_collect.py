@@ -129,6 +129,46 @@ def test_a_broken_archive_is_refused_with_a_reason(tmp_path):
     assert set(report.refused) == {"cut.zip", "empty.zip", "none.zip"} and set(report.students) == {"alan"}
 
 
+def packed_in_memory(*members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:
+        for name, content in members:
+            packed.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("all.zip", b"not a zip"),
+        ("all.zip", packed_in_memory((f"../{TOPIC}.ipynb", NOTEBOOK))),
+        (f"{TOPIC}.ipynb", bytes(range(256)) * 8),
+    ],
+)
+def test_what_one_student_sent_keeps_nobody_else_from_being_collected(tmp_path, name, content):
+    ours = (f"Ben T_2_assignsubmission_file_/{TOPIC}.ipynb", NOTEBOOK)
+    packed = archive(tmp_path / "a.zip", [(f"Ada L_1_assignsubmission_file_/{name}", content), ours])
+    report = collect(tmp_path, TOPIC, [packed], "moodle", Limits(notebook_bytes=2000))
+    assert set(report.students) == {"ben-t_2"} and len(report.refused) == 1 and "ada" in str(report.refused).lower()
+
+
+def test_a_day_that_no_calendar_has(tmp_path):
+    packed = archive(tmp_path / "a.zip", [(zipfile.ZipInfo(f"ada/{TOPIC}.ipynb", (1980, 1, 0, 0, 0, 0)), NOTEBOOK)])
+    assert set(collect(tmp_path, TOPIC, [packed]).students) == {"ada"}
+
+
+def test_two_students_never_share_an_id(tmp_path):
+    members = [(f"a-李/{TOPIC}.ipynb", b"1"), (f"a-王/{TOPIC}.ipynb", b"2"), (f"李明/{TOPIC}.ipynb", b"3")]
+    report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])
+    assert handed_in(tmp_path) == {"a": b"1"}
+    assert set(report.refused) == {f"a.zip: a-王/{TOPIC}.ipynb", f"a.zip: 李明/{TOPIC}.ipynb"}
+
+
+def test_backslashes_as_windows_packs_them(tmp_path):
+    collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", [(f"ada\\{TOPIC}.ipynb", NOTEBOOK)])])
+    assert handed_in(tmp_path) == {"ada": NOTEBOOK}
+
+
 def test_two_notebooks_of_other_names_are_a_question_for_that_student_only(tmp_path):
     members = [("ada/a.ipynb", b"1"), ("ada/b.ipynb", b"2"), ("alan/x.ipynb", NOTEBOOK)]
     report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])

@@ -17,6 +17,7 @@ from grading.conftest import LIMITS
 from grading.tiny import NAME, RIGHT, WRONG, notebook
 
 from course_lib.grading import engines
+from course_lib.grading.forkserver import ForkServer
 from course_lib.grading.gradebook import load_nbgrader
 from course_lib.grading.run import grade
 
@@ -133,6 +134,14 @@ def test_other_systems_grade_one_by_one(bundle):
     first, second = engines.one_by_one(bundle, jobs, sandbox=False)
     assert (first["student"], first["score"], first["sandbox"]) == ("ann", 6.0, "none")
     assert (second["student"], second["status"]) == ("bob", "lost") and "KeyError" in second["message"]
+
+
+def test_a_server_that_was_killed_costs_no_traceback(bundle):
+    with ForkServer(bundle, sandbox=False) as server:
+        server.kernels()
+        server._process.kill()
+        server._process.wait()
+        assert server.grade(tiny.packed(notebook(RIGHT)), "ann")["status"] == "lost"
 
 
 def test_no_workers_is_refused(bundle):

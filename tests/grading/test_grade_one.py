@@ -133,6 +133,24 @@ def test_helpers_of_one_name_in_two_tasks(graded):
     assert graded(notebook(RIGHT | {"centred": centred, "clipped": clipped}))["score"] == 6.0
 
 
+# IPython runs what lies in /etc/ipython when a kernel starts; the other folders are those of bubblewrap's own root.
+LEAVES = """import os
+for folder in ("/", "/dev", "/run", "/home", "/etc", "/etc/ipython", os.path.dirname(os.sys.prefix)):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        open(folder + "/ipython_config.py", "w").write("import torch; torch.tensor = None")
+        print("left in", folder)
+    except OSError:
+        pass
+"""
+
+
+def test_a_kernel_leaves_nothing_for_the_next(graded):
+    result = graded(notebook(RIGHT) | {"cells": [*notebook(RIGHT)["cells"], tiny.own(LEAVES)]})
+    assert result["notebook"]["cells"][-1]["outputs"] == []
+    assert graded(notebook(RIGHT))["score"] == 6.0
+
+
 def test_a_cold_kernel_gives_the_same(sandbox, bundle):
     result = grade_one(bundle, tiny.packed(notebook(RIGHT)), "ann")
     assert (result["score"], result["flags"], result["sandbox"]) == (6.0, [], "course-sandbox")

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from course_lib.grading.grade_one import STATUSES
 from course_lib.grading.limits import Limits
 from course_lib.grading.probes import ChecksError, hidden_task, probe_source
 from course_lib.grading.rebuild import ABSENT, rebuild
-from course_lib.grading.submission import pack, read_cells
+from course_lib.grading.submission import EXCHANGE_FILES, Unreadable, exchange_file, pack, read_cells
 from course_lib.grading.suspicion import suspicious
 
 # --- probes -----------------------------------------------------------------------------------------------------
@@ -84,6 +86,15 @@ def test_without_solutions_the_names_say_what_is_hidden(course, tmp_path):
     assert [test.task for test in build(root, NAME).tests] == list(RIGHT)
 
 
+def test_a_release_whose_cells_the_source_no_longer_has_is_refused(course, tmp_path):
+    root = tmp_path / "course"
+    shutil.copytree(course, root, ignore=shutil.ignore_patterns("submitted"))
+    path = root / "solutions" / NAME / f"{NAME}.ipynb"
+    path.write_text(path.read_text().replace("test_centred", "test_centring"))
+    with pytest.raises(ChecksError, match="lacks test_centred.*course release"):
+        build(root, NAME)
+
+
 def test_the_library_travels_without_answer_grader_and_command(course):
     names = set(filtered_library(course / "course_lib", NAME))
     assert {"course_lib/exercise.py", "course_lib/grading/cage.py", "course_lib/grading/witness.py"} <= names
@@ -94,13 +105,15 @@ def test_the_library_travels_without_answer_grader_and_command(course):
 def test_only_small_data_travels(tmp_path):
     folder = tiny.submit(tmp_path, "ann", notebook(RIGHT))
     (folder / "data.csv").write_text("1")
+    (folder / "größe, neu.csv").write_text("2")
+    (folder / f"{'long' * 30}.csv").write_text("3")
     (folder / "torch.py").write_text("")
     (folder / ".DS_Store").write_text("")
     (folder / "big.csv").write_bytes(b"1" * (6 << 20))
     (folder / "link.csv").symlink_to("/etc/passwd")
     (folder / "deep").mkdir()
     packed = json.loads(pack(folder, NAME))
-    assert list(packed["files"]) == ["data.csv"]
+    assert set(packed["files"]) == {"data.csv", "größe, neu.csv", f"{'long' * 30}.csv"}
     assert [name.split()[0] for name in packed["dropped"]] == ["deep", "link.csv", "big.csv", "torch.py"]
     assert read_cells(packed, Limits())[3].name == "mean_square"
 
@@ -116,6 +129,25 @@ def test_old_notebooks_are_read():
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["x = ", "1"], "metadata": {}}]}]}
     packed = {"trouble": None, "notebook": base64.b64encode(json.dumps(old).encode()).decode()}
     assert read_cells(packed, Limits())[0].source == "x = 1"
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"cells": [], "n": ' + b"1" * 5000 + b"}", b"\xff", b"[]"])
+def test_what_is_no_notebook_is_unreadable_and_no_trouble_of_the_grader(raw):
+    with pytest.raises(Unreadable):
+        read_cells({"trouble": None, "notebook": base64.b64encode(raw).decode()}, Limits())
+
+
+def test_a_mark_of_the_byte_order_is_skipped():
+    raw = b"\xef\xbb\xbf" + json.dumps(notebook(RIGHT)).encode()
+    assert read_cells({"trouble": None, "notebook": base64.b64encode(raw).decode()}, Limits())
+
+
+def test_exchange_files_are_plain_files(tmp_path):
+    (tmp_path / "timestamp.txt").mkdir()
+    (tmp_path / "submission_secret.txt").symlink_to("/etc/passwd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [exchange_file(tmp_path, name) for name in EXCHANGE_FILES] == [None, None]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_limits_are_positive():
@@ -252,6 +284,7 @@ def test_ordinary_work_is_not_suspicious(source):
         "open('../solutions/averages')",
         "sys.modules.pop('x')",
         "class A:\n    def __eq__(self, other): return True",
+        f"torch{'.a' * 1500} = 1",
     ],
 )
 def test_odd_work_is(source):
@@ -298,6 +331,26 @@ def test_other_systems_refuse_with_a_hint(monkeypatch):
     finally:
         monkeypatch.undo()
         sandbox._trouble.cache_clear()
+
+
+def test_answers_are_hidden_where_python_and_the_course_lie_in_usr(monkeypatch):
+    package = "/usr/local/lib/python3.11/site-packages/course_lib"
+    monkeypatch.setattr(sys, "prefix", "/usr/local")
+    monkeypatch.setattr(sandbox, "__file__", f"{package}/grading/sandbox.py")
+    wall = sandbox.wall(Limits())
+    assert wall.index("/usr/local") < wall.index(package) and wall[wall.index(package) - 1] == "--tmpfs"
+
+
+def test_a_clone_that_holds_its_environment_shows_nothing_else(monkeypatch, tmp_path):
+    clone = tmp_path / "clone"
+    (clone / ".venv").mkdir(parents=True)
+    (clone / "_toc.yml").touch()
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(clone / ".venv"))
+    monkeypatch.setattr(sandbox, "__file__", str(clone / "course_lib" / "grading" / "sandbox.py"))
+    wall = sandbox.wall(Limits())
+    places = [wall.index(str(path)) for path in (tmp_path, clone, clone / ".venv")]
+    assert places == sorted(places) and [wall[place - 1] for place in places] == ["--ro-bind", "--tmpfs", "--ro-bind"]
 
 
 def test_importing_needs_nothing_that_windows_lacks():

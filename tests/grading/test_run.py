@@ -209,6 +209,20 @@ def test_another_release_in_the_gradebook_is_refused(class_of_three, run):
         run(class_of_three, students="ann")
 
 
+def test_other_points_in_the_gradebook_are_refused(class_of_three, run):
+    run(class_of_three, students="ann")
+    path = class_of_three / "exercises" / NAME / f"{NAME}.ipynb"
+    path.write_text(path.read_text().replace('"points": 2', '"points": 5'))
+    with pytest.raises(GradebookMismatch, match="course release"):
+        run(class_of_three, students="ann")
+
+
+def test_nothing_handed_in_leaves_nobody_at_work(class_of_three, run, monkeypatch):
+    ended = []
+    monkeypatch.setattr("course_lib.grading.run.prepare", lambda url: ended.append(time.sleep(0.5)))
+    assert run(class_of_three, students="nobody") == {} and ended
+
+
 def test_an_unreleased_assignment_is_refused(class_of_three):
     with pytest.raises(FileNotFoundError, match="course release"):
         grade(class_of_three, "nothing")

@@ -132,6 +132,11 @@ def peak(process: int) -> int | None:
     return next((round(int(line.split()[1]) * 1024 / 1e6) for line in lines if line.startswith("VmHWM")), None)
 
 
+def cores() -> int:
+    """Return how many cores this process may use; a Mac says only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def execute_stale(app, env, docnames):
     """Run every chapter that has no result of the present state, as many at a time as there are cores."""
     if env.mystnb_config.execution_mode != "cache":
@@ -155,7 +160,7 @@ def execute_stale(app, env, docnames):
             stale[docname] = path, notebook
     if not stale:
         return
-    workers = min(len(stale), len(os.sched_getaffinity(0)))
+    workers = min(len(stale), cores())
     logger.info("executing %d chapters, %d at a time: %s", len(stale), workers, ", ".join(sorted(stale)))
     with ThreadPoolExecutor(workers) as pool:
         done = pool.map(lambda job: run(*job, env.mystnb_config.execution_timeout), stale.values())

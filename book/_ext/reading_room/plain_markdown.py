@@ -16,7 +16,7 @@ FENCE = re.compile(
 LABELLED = re.compile(r"^\$\$\n?(.*?)\n?\$\$ *\(([\w:-]+)\)", re.M | re.S)
 OPTION = re.compile(r"\A(?:---\n.*?\n---\n|(?::[\w-]+:[^\n]*\n)*)", re.S)
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
-LEFT_OUT = {"bibliography", "toctree", "tableofcontents", "glossary", "grid", "image"}
+LEFT_OUT = {"bibliography", "toctree", "tableofcontents", "glossary", "grid", "image", "eval-rst", "raw"}
 
 
 class Plain:
@@ -38,9 +38,7 @@ class Plain:
         text = re.sub(r"^(?:%[^\n]*|\([\w-]+\)=)\n", "", text, flags=re.M)
         while (found := FENCE.search(text)) is not None:
             text = text[: found.start()] + self._directive(found) + text[found.end() :]
-        text = re.sub(
-            r"^\$\$\n?(.*?)\n?\$\$ *\(([\w:-]+)\)", lambda m: self._equation(m[1], m[2]), text, flags=re.M | re.S
-        )
+        text = LABELLED.sub(lambda m: self._equation(m[1], m[2]), text)
         text = ROLE.sub(self._role, text)
         text = re.sub(r"\{[.#][^}\n]*\}", "", text)
         return expand(text, self.macros).strip()
@@ -55,8 +53,6 @@ class Plain:
         if name == "literalinclude":
             return self._listing(title, options)
         if name in LEFT_OUT:
-            return ""
-        if name == "eval-rst" or name == "raw":
             return ""
         kind = title or name.rpartition(":")[2].replace("-", " ").capitalize()
         if "dropdown" in options:

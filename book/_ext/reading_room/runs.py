@@ -10,6 +10,7 @@ from pathlib import Path
 from platform import python_version
 
 from docutils import nodes
+from IPython.core.inputtransformer2 import TransformerManager
 from myst_nb.core.read import read_myst_markdown_notebook
 
 from course_lib.claims import RESULTS
@@ -31,7 +32,8 @@ def studies_read(chapter: str) -> list[str]:
     for cell in read_myst_markdown_notebook(chapter).cells:
         if cell.cell_type != "code":
             continue
-        for call in (node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)):
+        code = TransformerManager().transform_cell(cell.source)  # a magic of IPython becomes a call
+        for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
             called = ast.unparse(call.func)
             if called.rpartition(".")[2] == "study" and call.args and isinstance(call.args[0], ast.Constant):
                 found.append(call.args[0].value)
