@@ -195,6 +195,7 @@ class SandboxProvisioner(LocalProvisioner):
         ]
         return [
             *wall(limits, hidden, own),
+            "--as-pid-1",  # any other number the kernel could stop (kill -STOP), and with it the watchdog
             *("--", sys.executable, "/run/cage.py", "--limits", json.dumps(asdict(limits))),
             *("--report", str(report), "--", *kernel),
         ]

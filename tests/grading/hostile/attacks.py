@@ -452,6 +452,60 @@ TABLE = [  # the rows of what plain nbgrader gets wrong, by their numbers
     raw("19f-not-utf8", 0, b'{"cells": [{"cell_type": "code", "source": "\xff\xfe"}]}', status="unreadable"),
     attack("20-prints-itself", 6, SUSPICIOUS, solutions=RIGHT, last=[PRINTS_ITSELF]),
 ]
+REACHES_OUT = """
+import ctypes, os, resource, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0: raise OSError(ctypes.get_errno(), name)
+def call_number(machine, *arguments): call("syscall", machine[os.uname().machine == "aarch64"], *arguments)
+mode = os.stat("/dev/full").st_mode & 0o7777
+tries = {
+    "mode of a device": lambda: os.chmod("/dev/full", mode),
+    "date of a device": lambda: os.utime("/dev/full"),
+    "note in a keyring": lambda: call_number((248, 217), b"user", b"note", b"x", 1, -4),
+    "reading keyrings": lambda: call_number((250, 219), 10, -4, b"user", b"note", 0),
+    "memory without a process": lambda: os.memfd_create("hoard"),
+    "memory of System V": lambda: call("shmget", 0, 4096, 0o1600),
+    "starving the watchdog": lambda: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0)),
+    "niceness of the watchdog": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 1),
+    "niceness of all": lambda: os.setpriority(os.PRIO_USER, 0, 0),
+    "one processor for the watchdog": lambda: os.sched_setaffinity(os.getppid(), [min(os.sched_getaffinity(0))]),
+    "stopping the watchdog": lambda: (os.kill(os.getppid(), 19), call_stopped()),
+    "files of the watchdog": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (8, 8)),
+}
+def call_stopped():
+    with open(f"/proc/{os.getppid()}/stat") as line:
+        if line.read().rpartition(") ")[2][0] != "T": raise OSError("still running")
+done = []
+for what, reach in tries.items():
+    try:
+        reach()
+        done.append(what)
+    except OSError: pass
+session = os.getsid(0)
+if os.fork() == 0:
+    os.setsid()
+    os._exit(os.getsid(0) != session)
+if os.wait()[1]: done.append("a session, and so a share of the processor, for each process")
+crowd = []
+for _ in range(20):
+    crowd.append(os.fork())
+    while crowd[-1] == 0: sum(range(10_000))
+time.sleep(2)
+for pid in crowd: os.kill(pid, 9)
+print("REACHED", done, "CROWD WAITS", os.sched_getscheduler(0) == os.SCHED_IDLE)
+"""
+SOCKETS_HOARD = """
+import os, socket, time
+for _ in range(40):
+    if os.fork() == 0:
+        hoard = []
+        try:
+            while True: hoard += socket.socketpair()
+        except OSError: time.sleep(60)
+time.sleep(20)
+"""
+
 
 OWN = [  # thought of here
     attack("a-keeps-last-line", 0, TAMPERED, cells=[LAST_LINE]),
@@ -491,6 +545,8 @@ OWN = [  # thought of here
     attack("v-stops-itself", 4, SUSPICIOUS, status="timeout", solutions=FOUR | {"clipped": STOPS}),
     attack("w-closes-all-files", 4, "kernel ended", status="died", solutions=FOUR | {"clipped": CLOSES}),
     attack("x-quits", 4, solutions=FOUR | {"clipped": QUITS}),
+    attack("x2-reaches-out", 6, SUSPICIOUS, solutions=RIGHT, cells=[REACHES_OUT], says="REACHED [] CROWD WAITS True"),
+    attack("x3-hoards-sockets", 0, SUSPICIOUS, "kernel ended", status="memory", cells=[SOCKETS_HOARD]),
     raw("y-nested-json", 0, b"[" * 200_000, status="unreadable"),
     raw("z1-a-list", 0, b"[1, 2, 3]", status="unreadable"),
     raw(

@@ -196,7 +196,7 @@ def test_feedback_shows_nothing_hidden(world, name):
     assert "<script>alert" not in raw and "<img src=x" not in raw
 
 
-COLD = ["02-transformer-pass", "05b-imports-answer", "10b-many-threads", "14b-exits", "m-namespaces"]
+COLD = ["02-transformer-pass", "05b-imports-answer", "10b-many-threads", "14b-exits", "m-namespaces", "x2-reaches-out"]
 
 
 @pytest.mark.parametrize("name", COLD)
@@ -206,9 +206,9 @@ def test_a_cold_kernel_is_as_safe(sandbox, bundle, tmp_path, name):
     result = grade_one(bundle, pack(tmp_path / "submitted" / name / NAME, NAME, LIMITS), name)
     assert (result["score"], result["status"]) == (ATTACKS[name].score, ATTACKS[name].status), result
     assert ATTACKS[name].flags <= {flag["kind"] for flag in result["flags"]}
+    outputs = [output for cell in result["notebook"]["cells"] for output in cell.get("outputs", [])]
+    said = "".join(str(output.get("text", "")) for output in outputs)
+    assert ATTACKS[name].says in said, said[-2000:]
     if name == "m-namespaces":
-        outputs = [output for cell in result["notebook"]["cells"] for output in cell.get("outputs", [])]
-        said = "".join(str(output.get("text", "")) for output in outputs)
-        # Process 1 is bubblewrap's reaper here, as powerless as the kernel; process 2 is the watchdog.
-        assert "OPENED" not in said and "UNSHARE 0" not in said and "MOUNT 0" not in said and "SECOND -1" in said
+        assert "OPENED" not in said and "UNSHARE 0" not in said and "MOUNT 0" not in said and "TRACE 0" not in said
         assert set(re.findall(r"Cap(?:Eff|Prm|Bnd|Amb):\\t(\w+)", said)) == {"0" * 16} and "FIRST" in said
