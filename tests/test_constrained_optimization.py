@@ -540,3 +540,11 @@ def test_bad_input_is_explained(name):
 def test_empty_tensors_where_nothing_is_compared():
     assert library.project_l2(torch.ones(0, 3), 1.0).shape == (0, 3)
     assert library.strength_for_radius(torch.ones(0), torch.ones(0), 1.0) == 0.0
+
+
+def test_a_radius_without_entries_is_refused():
+    arrays = checks.probe_ridge_radius(library.ridge_radius, 5)
+    checks.verify_ridge_radius(arrays, 5)
+    arrays["radius float64 0"] = arrays["radius float64 0"].reshape(-1)[:0]
+    with pytest.raises(AssertionError, match="has shape"):
+        checks.verify_ridge_radius(arrays, 5)

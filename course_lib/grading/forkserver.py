@@ -28,7 +28,7 @@ from typing import Any
 
 from course_lib.grading import cage
 from course_lib.grading.bundle import Bundle, text
-from course_lib.grading.grade_one import grade_one, lost, write_library
+from course_lib.grading.grade_one import grade_one, lost, spare_the_machine, write_library
 from course_lib.grading.kernel import Start, warm
 from course_lib.grading.sandbox import LIBRARY, SHARED, SandboxUnavailable, require_sandbox, wall
 
@@ -335,6 +335,8 @@ def _grade_in_child(bundle: bytes, student: str, channel: socket.socket, start: 
     try:
         if sys.platform == "linux":
             cage.die_with_parent()
+        if sandbox:
+            spare_the_machine(Bundle.unpack(bundle).limits.memory_bytes)
         submission = receive(channel)
         try:
             answer = grade_one(bundle, submission, student, sandbox=sandbox, start=start)

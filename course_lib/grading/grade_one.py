@@ -31,6 +31,7 @@ STATUSES = (
 )
 # Characters of a student's own text that are shown. Rendering what is made to be slow takes time by their square.
 _SHOWN, _SHOWN_OF_A_CELL = 100_000, 10_000
+OWN_BYTES = 2**30
 _ENDINGS = {"": "graded", "exit": "died", "killed": "died", "broken": "died"}
 
 
@@ -226,10 +227,25 @@ def _verdict(findings: Findings, name: str) -> dict:
     return {"output_type": "display_data", "data": {"text/plain": "\n".join(lines)}, "metadata": {}}
 
 
+def spare_the_machine(kernel_bytes: int) -> None:
+    """Limit this process, too: a verify that pairs all entries of an array pairs as many as the student returned.
+
+    Args:
+        kernel_bytes: what the student's kernel may hold; this process may hold `OWN_BYTES` more.
+    """
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = kernel_bytes + OWN_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 def main() -> None:
     """Grade the one submission that comes on standard input as JSON, and print the result as JSON."""
     job = json.load(sys.stdin)
     bundle, submission = (base64.b64decode(job[name]) for name in ("bundle", "submission"))
+    if job["sandbox"]:
+        spare_the_machine(Bundle.unpack(bundle).limits.memory_bytes)
     with contextlib.redirect_stdout(sys.stderr):
         result = grade_one(bundle, submission, job["student"], sandbox=job["sandbox"])
     json.dump(result, sys.stdout)

@@ -217,7 +217,7 @@ def verify_ridge_radius(arrays, seed):
             assert radius.dtype == dtype, f"{dtype} in gave {radius.dtype} out"
             wanted = norm_by_solving(seed, eigenvalues, moment, strength)
             what, ten = f"the radius for strength {strength:.3g}", 10 * TOLERANCE[dtype]
-            close(radius / wanted, radius * 0 + 1, what, dtype, exact=ten, rough=ten)
+            close(radius / wanted, 1.0, what, dtype, exact=ten, rough=ten)
     close(arrays["flat"], 4.0, "the radius where the Hessian is zero, b is 1 and the strength is 1/4")
 
 

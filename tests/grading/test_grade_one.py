@@ -5,10 +5,13 @@ import re
 
 import pytest
 from grading import tiny
+from grading.conftest import LIMITS
 from grading.tiny import NAME, RIGHT, STUBS, WRONG, find, notebook, own
 from nbconvert.filters import markdown2html
 
 from course_lib.grading import grade_one as module
+from course_lib.grading.bundle import build
+from course_lib.grading.forkserver import ForkServer
 from course_lib.grading.grade_one import grade_one
 from course_lib.grading.kernel import Start
 from course_lib.grading.sandbox import SandboxUnavailable
@@ -216,6 +219,19 @@ def test_long_code_is_run_whole_and_shown_cut(graded):
     result = graded(notebook(solutions))
     shown = find(result["notebook"], "mean_square")["source"]
     assert result["score"] == 6.0 and len(shown) < 11_000 and shown.endswith("# [shortened]")
+
+
+def test_a_verify_cannot_be_made_to_take_all_memory(sandbox, tmp_path):
+    course = tiny.write_course(tmp_path)
+    checks = course / "tests" / "checks" / f"{NAME}.py"
+    pairs = 'np.subtract.outer(arrays["value"], arrays["value"])\n    close(arrays["value"], (draw'
+    checks.write_text(checks.read_text().replace('close(arrays["value"], (draw', pairs, 1))
+    long = "def mean_square(x):\n    return (x ** 2).mean() if len(x) == 3 and x[0] == 1 else torch.zeros(28_000)"
+    with ForkServer(build(course, NAME, LIMITS).pack()) as server:
+        right = server.grade(tiny.packed(notebook(RIGHT)), "ann")
+        mark = server.grade(tiny.packed(notebook(RIGHT | {"mean_square": long})), "bob")["tasks"]["test_mean_square"]
+    assert right["score"] == 6.0
+    assert (mark["hidden"], mark["message"]) == ("failed", "The result does not have the form that the text asks for.")
 
 
 def test_find_is_by_name():
