@@ -62,7 +62,7 @@ PREFIX = f"{SOCKETS}/k"  # Jupyter names the five sockets PREFIX-1 to PREFIX-5
 CONNECTION = "/tmp/kernel.json"  # the kernel writes to its connection file, and SOCKETS gets sealed
 LOG = "/tmp/kernel.log"
 SOCKET_BYTES = 2 * 212_992  # what one socket may hold of messages nobody has read
-CROWD = 8  # threads that want to run at the same time; more have to wait for everybody else's
+CROWD = 8  # threads of a kernel that may want to run at the same time; the others have to wait for everybody's
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -213,8 +213,10 @@ def forbid() -> None:
 
     Raises:
         OSError: if the kernel refuses.
-        KeyError: on a machine whose system calls are not known here.
+        RuntimeError: on a machine whose system calls are not known here.
     """
+    if os.uname().machine not in _MACHINES:
+        raise RuntimeError(f"The sandbox knows the system calls of {', '.join(_MACHINES)}: got {os.uname().machine}.")
     word, machine = _MACHINES[os.uname().machine]
     refuse = [(BPF_RETURN, 0, 0, SECCOMP_ERROR | errno.EPERM)]
     foreign = [(BPF_RETURN, 0, 0, SECCOMP_ERROR | errno.ENOSYS)]
@@ -311,10 +313,10 @@ def _sockets() -> int:
 
 
 def _queue(others: list[str]) -> None:
-    """Let a crowd of busy threads run only while no other submission wants to; there is no way back for them."""
-    threads = [(pid, thread) for pid in others for thread in _listed(f"/proc/{pid}/task")]
-    if len(threads) > CROWD and sum(_runs(pid, thread) for pid, thread in threads) > CROWD:
-        for _, thread in threads:
+    """Of many busy threads, let the youngest run only while nobody else wants to; there is no way back for them."""
+    threads = [(pid, thread) for pid in sorted(others, key=int) for thread in _listed(f"/proc/{pid}/task")]
+    if len(threads) > CROWD:
+        for _, thread in [pair for pair in threads if _runs(*pair)][CROWD:]:
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
 
