@@ -142,7 +142,8 @@ for folder in ("/", "/dev", "/run", "/home", "/etc", "/etc/ipython", os.path.dir
     try:
         os.makedirs(folder, exist_ok=True)
         open(folder + "/ipython_config.py", "w").write("import torch; torch.tensor = None")
-        print("left in", folder)
+        if not folder.startswith("/tmp/"):  # where a clone lies in /tmp, this is the kernel's own scratch
+            print("left in", folder)
     except OSError:
         pass
 """
