@@ -17,7 +17,6 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.grading import records
 from course_lib.layout import course_dir, topic_files
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -119,7 +118,10 @@ def release(sources: dict[str, str], course: Path | None = None) -> dict[str, st
         remembered[topic] = course / ".cache" / "released" / f"{topic}-{key}.ipynb"
     missing = {topic: sources[topic] for topic, path in remembered.items() if not path.is_file()}
     for topic, text in derive(missing, configuration).items() if missing else ():
-        records.write(remembered[topic], text.encode())
+        remembered[topic].parent.mkdir(parents=True, exist_ok=True)
+        beside = remembered[topic].with_suffix(f".{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, remembered[topic])
     return {topic: path.read_text(encoding="utf-8") for topic, path in remembered.items()}
 
 
