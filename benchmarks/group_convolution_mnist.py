@@ -16,6 +16,7 @@ Networks trained on all 10 000 images see all 50 000 test images, as in the pape
 CURVE_TEST: their errors are large, and differ more by the seed than such a sample can blur.
 
     python benchmarks/group_convolution_mnist.py [--device cuda] [--seeds 0 1 2] [--epochs 20] [--names P4CNN]
+        [--sizes 100 300]
 """
 
 import argparse
@@ -181,6 +182,7 @@ def main():
     options.add_argument("--epochs", type=int, default=20)
     options.add_argument("--test", type=int, default=50_000)
     options.add_argument("--names", nargs="+", default=[*TABLE, *CURVE], help="which of the networks, as in the file")
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="which numbers of training images")
     options = options.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -215,11 +217,11 @@ def main():
         return min(tried, key=tried.get)
 
     for seed in options.seeds:
-        for name in (name for name in TABLE if name in options.names):
+        for name in (name for name in TABLE if name in options.names and SIZES[-1] in options.sizes):
             measure(name, SIZES[-1], seed)
     for seed in options.seeds:
         for name in (name for name in CURVE if name in options.names):
-            for size in SIZES:
+            for size in options.sizes:
                 measure(name, size, seed, strength() if name.endswith("tangent prop") else 0.0)
 
 
