@@ -21,7 +21,6 @@ CURVE_TEST: their errors are large, and differ more by the seed than such a samp
 
 import argparse
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from course_lib.data import ImageData, Split, rotate, rotated
 from course_lib.group_convolution import GroupBatchNorm2d, GroupConv2d, GroupPool, LiftingConv2d, SpatialPool2d
 from course_lib.groups import Group, cyclic, dihedral
+from course_lib.measuring_invariance import escnn_modules
 from course_lib.tangent_prop import GENERATORS, affine_tangents, pushforward
 from course_lib.training import accuracy
 
@@ -86,10 +86,7 @@ class SteerableC8(nn.Module):
 
     def __init__(self, fields: int = 9):
         super().__init__()
-        with warnings.catch_warnings():  # escnn warns of packages that are not needed here
-            warnings.simplefilter("ignore")
-            from escnn import gspaces
-            from escnn import nn as steerable
+        gspaces, steerable = escnn_modules()
         space = gspaces.rot2dOnR2(8)
         kinds = [steerable.FieldType(space, [space.trivial_repr])]
         kinds += [steerable.FieldType(space, width * [space.regular_repr]) for width in (*[fields] * 6, 10)]

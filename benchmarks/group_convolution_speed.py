@@ -13,7 +13,6 @@ kind in this process, nothing kept from before, and the next one; escnn's own ca
 import argparse
 import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from course_lib import group_convolution
 from course_lib.group_convolution import GroupConv2d
 from course_lib.groups import Group, cyclic, dihedral
+from course_lib.measuring_invariance import escnn_modules
 
 GROUPS = {"C4": cyclic(4), "C8": cyclic(8), "D4": dihedral(4)}
 CASES = [  # fields, kernel size, batch, side
@@ -43,14 +43,10 @@ CASES = [  # fields, kernel size, batch, side
 
 def escnn_layer(group: Group, fields: int, size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """Escnn's R2Conv between regular fields, and the function that wraps and unwraps its tensors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from escnn import gspaces
-        from escnn import nn as steerable
-
-        space = gspaces.flipRot2dOnR2(group.turns) if group.mirrors else gspaces.rot2dOnR2(group.turns)
-        kind = steerable.FieldType(space, fields * [space.regular_repr])
-        layer = steerable.R2Conv(kind, kind, size, padding=size // 2)
+    gspaces, steerable = escnn_modules()
+    space = gspaces.flipRot2dOnR2(group.turns) if group.mirrors else gspaces.rot2dOnR2(group.turns)
+    kind = steerable.FieldType(space, fields * [space.regular_repr])
+    layer = steerable.R2Conv(kind, kind, size, padding=size // 2)
     return layer, lambda x: layer(steerable.GeometricTensor(x, kind)).tensor
 
 

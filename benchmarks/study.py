@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from course_lib.data import ImageData, Split
-from course_lib.grading.records import write
+from course_lib.layout import replace_file
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -106,6 +106,6 @@ class Study:
                 "machine": machine(),
                 "date": datetime.now(UTC).date().isoformat(),
             }
-            write(self.path, (json.dumps(self.content, indent=1, sort_keys=True) + "\n").encode())
+            replace_file(self.path, (json.dumps(self.content, indent=1, sort_keys=True) + "\n").encode())
             print(f"{key}: {values}", flush=True)
         return self.runs[key]["values"]

@@ -6,7 +6,6 @@ by default ~/.cache/course_lib) that downloads fill. `rotated` and `few_labels` 
 Whatever is random comes from `numpy.random.RandomState`, whose stream NumPy promises never to change.
 """
 
-import contextlib
 import gzip
 import hashlib
 import http.client
@@ -14,7 +13,6 @@ import math
 import os
 import time
 import urllib.request
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +24,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from course_lib.layout import replace_file
 
 MIRRORS = {  # tried in this order
     "mnist": (
@@ -278,7 +278,7 @@ def _fetch(dataset: str, name: str) -> bytes:
         got = hashlib.sha256(content).hexdigest()
         if got == wanted:
             if place in addresses:
-                _write(paths[-1], content)
+                _keep(paths[-1], content)
             return content
         if own and place == paths[0]:  # the reader's own file is the reader's to delete
             raise ValueError(
@@ -311,19 +311,9 @@ def _download(address: str) -> bytes:
     return bytes(content)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """All of the file or nothing, whoever writes it at the same time and whenever this process is killed."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # tempfile would ignore the umask
+def _keep(path: Path, content: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
+        replace_file(path, content)
     except OSError as error:
         error.add_note("Set COURSE_CACHE_DIR to a folder that can be written, with 50 MB free.")
         raise
-    finally:
-        with contextlib.suppress(OSError):  # mostly: it has become the file
-            part.unlink()

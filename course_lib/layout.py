@@ -1,9 +1,12 @@
-"""Where things stand in the course: the reading order, and a topic's five files.
+"""Where things stand in the course: the reading order, a topic's five files, and how a file is replaced.
 
 One topic is one name everywhere. The order is written in ``_toc.yml`` and nowhere else: the topics are the chapters
 beneath the captions that begin with "Part".
 """
 
+import contextlib
+import os
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,3 +78,26 @@ def topic_files(topic: str, course: Path | None = None) -> TopicFiles:
         checks=course / "tests" / "checks" / f"{topic}.py",
         tests=course / "tests" / f"test_{topic}.py",
     )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: all of it or nothing, whoever else reads or writes it, also if this process is killed.
+
+    Args:
+        path: the file; its folder is made if there is none.
+        content: all that it will hold.
+
+    Raises:
+        OSError: it cannot be written; the old file is untouched, and no draft is left beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{uuid.uuid4().hex}.part")  # tempfile would ignore the umask
+    try:
+        with draft.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    finally:
+        with contextlib.suppress(OSError):  # mostly: it has become the file
+            draft.unlink()

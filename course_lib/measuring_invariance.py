@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -351,6 +352,15 @@ def blur_pool(channels: int, stride: int = 2) -> nn.Conv2d:
     return layer.requires_grad_(False)
 
 
+def escnn_modules() -> tuple[ModuleType, ModuleType]:
+    """The package escnn's ``gspaces`` and ``nn``, without its warnings of packages that are not needed here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from escnn import gspaces
+        from escnn import nn as steerable
+    return gspaces, steerable
+
+
 class QuarterTurnNetwork(nn.Module):
     """A small network of escnn's layers, all of which commute with quarter turns: ten scores that should not move.
 
@@ -363,10 +373,7 @@ class QuarterTurnNetwork(nn.Module):
 
     def __init__(self, seed: int):
         super().__init__()
-        with warnings.catch_warnings():  # escnn warns of packages that are not needed here
-            warnings.simplefilter("ignore")
-            from escnn import gspaces
-            from escnn import nn as steerable
+        gspaces, steerable = escnn_modules()
         torch.manual_seed(seed)
         space = gspaces.rot2dOnR2(4)
         scalar = steerable.FieldType(space, [space.trivial_repr])

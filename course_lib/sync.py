@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.layout import course_dir, topic_files
+from course_lib.layout import course_dir, replace_file, topic_files
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 
@@ -118,10 +118,7 @@ def release(sources: dict[str, str], course: Path | None = None) -> dict[str, st
         remembered[topic] = course / ".cache" / "released" / f"{topic}-{key}.ipynb"
     missing = {topic: sources[topic] for topic, path in remembered.items() if not path.is_file()}
     for topic, text in derive(missing, configuration).items() if missing else ():
-        remembered[topic].parent.mkdir(parents=True, exist_ok=True)
-        beside = remembered[topic].with_suffix(f".{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, remembered[topic])
+        replace_file(remembered[topic], text.encode())
     return {topic: path.read_text(encoding="utf-8") for topic, path in remembered.items()}
 
 
@@ -216,6 +213,5 @@ def write(notebooks: dict[Path, str]) -> list[Path]:
     """
     changed = out_of_step(notebooks)
     for path in changed:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(notebooks[path], encoding="utf-8")
+        replace_file(path, notebooks[path].encode())
     return changed

@@ -1,8 +1,9 @@
-"""What a machine may have or lack: one Chromium for all pages of a test run, and a GPU."""
+"""What a machine may have or lack: one Chromium for all pages of a test run, escnn, and a GPU."""
 
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ def browser():
         if os.environ.get("COURSE_REQUIRE_BROWSER") == "1":
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def escnn():
+    """Return escnn's modules ``gspaces`` and ``nn``; without the package, skip."""
+    if not find_spec("escnn"):
+        pytest.skip("escnn is not installed")
+    from course_lib.measuring_invariance import escnn_modules  # here, since few tests need it
+
+    return escnn_modules()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import math
 import pickle
 import shutil
 import time
-import warnings
 
 import pytest
 import torch
@@ -1098,14 +1097,11 @@ def test_any_layer_is_made_in_fifty_milliseconds():
 # --- escnn -----------------------------------------------------------------------------------------------------------
 
 
-def escnn_layer(turns, mirrors, fields_in, fields_out, size):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from escnn import gspaces
-        from escnn import nn as steerable
+def escnn_layer(escnn, turns, mirrors, fields_in, fields_out, size):
+    gspaces, steerable = escnn
     space = gspaces.flipRot2dOnR2(turns) if mirrors else gspaces.rot2dOnR2(turns)
     kinds = [steerable.FieldType(space, fields * [space.regular_repr]) for fields in (fields_in, fields_out)]
-    return steerable.R2Conv(*kinds, size, padding=size // 2, bias=False), kinds[0], steerable
+    return steerable.R2Conv(*kinds, size, padding=size // 2, bias=False), kinds[0]
 
 
 def poses_of_escnn(layer, group):
@@ -1120,12 +1116,12 @@ def poses_of_escnn(layer, group):
 
 
 @pytest.mark.parametrize(("turns", "mirrors"), [(4, False), (2, False), (4, True)])
-def test_escnn_has_the_same_kernels(turns, mirrors):
+def test_escnn_has_the_same_kernels(escnn, turns, mirrors):
     """escnn's regular layer, its axis put into our order, is one of ours; it has no more free weights than ours."""
-    pytest.importorskip("escnn")
     torch.manual_seed(0)
+    _, steerable = escnn
     group = dihedral(turns) if mirrors else cyclic(turns)
-    theirs, kind, steerable = escnn_layer(turns, mirrors, 2, 3, 3)
+    theirs, kind = escnn_layer(escnn, turns, mirrors, 2, 3, 3)
     theirs.eval()
     x = torch.randn(2, 2, group.order, 7, 7)
 
@@ -1161,12 +1157,12 @@ def test_escnn_has_the_same_kernels(turns, mirrors):
 
 
 @pytest.mark.parametrize(("turns", "mirrors"), [(4, False), (2, False), (4, True)])
-def test_escnn_makes_the_same_network(turns, mirrors):
+def test_escnn_makes_the_same_network(escnn, turns, mirrors):
     """Lifting, normalization, ReLU, pooling in space, convolution, a maximum over poses, with one set of weights."""
-    pytest.importorskip("escnn")
     torch.manual_seed(0)
+    _, steerable = escnn
     group = dihedral(turns) if mirrors else cyclic(turns)
-    convolution, kind, steerable = escnn_layer(turns, mirrors, 3, 2, 3)
+    convolution, kind = escnn_layer(escnn, turns, mirrors, 3, 2, 3)
     image = steerable.FieldType(kind.gspace, [kind.gspace.trivial_repr])
     theirs = steerable.SequentialModule(
         steerable.R2Conv(image, kind, 3, padding=1, bias=True),

@@ -4,7 +4,6 @@ import functools
 import itertools
 import math
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -523,20 +522,16 @@ def test_a_group_axis_may_be_moved_by_the_transform():
 
 
 @pytest.fixture(scope="module")
-def escnn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("escnn")
-        from escnn import gspaces
-        from escnn import nn as steerable
+def quarter_turns(escnn):
+    gspaces, steerable = escnn
     space = gspaces.rot2dOnR2(4)
     scalar = steerable.FieldType(space, [space.trivial_repr])
     fields = steerable.FieldType(space, 3 * [space.regular_repr])
     return space, steerable, scalar, fields
 
 
-def steerable_net(escnn, stride):
-    space, steerable, scalar, fields = escnn
+def steerable_net(quarter_turns, stride):
+    space, steerable, scalar, fields = quarter_turns
 
     class Net(nn.Module):
         def __init__(self):
@@ -558,19 +553,19 @@ def steerable_net(escnn, stride):
     return Net(), space.fibergroup.element(1)
 
 
-def test_the_culprit_in_an_escnn_net_is_its_stride_on_an_even_size(escnn):
-    net, quarter = steerable_net(escnn, stride=2)
+def test_the_culprit_in_an_escnn_net_is_its_stride_on_an_even_size(quarter_turns):
+    net, quarter = steerable_net(quarter_turns, stride=2)
     found = diagnose(net, turn, X, element=quarter)
     assert found.culprit.label == "body.3 R2Conv" and "On 7×7 the error vanishes" in found.culprit.cause
     assert [layer.label for layer in found.suspects] == ["body.3 R2Conv"]
     assert diagnose(net, turn, seven(X), element=quarter).culprit is None
-    assert diagnose(steerable_net(escnn, stride=1)[0], turn, X, element=quarter).culprit is None
+    assert diagnose(steerable_net(quarter_turns, stride=1)[0], turn, X, element=quarter).culprit is None
     assert net.training and not hasattr(net.body[0], "filter")  # not left as evaluation mode caches it
 
 
-def test_a_geometric_tensor_goes_in_and_a_wrong_element_comes_out(escnn):
-    space, steerable, scalar, _ = escnn
-    net, quarter = steerable_net(escnn, stride=1)
+def test_a_geometric_tensor_goes_in_and_a_wrong_element_comes_out(quarter_turns):
+    space, steerable, scalar, _ = quarter_turns
+    net, quarter = steerable_net(quarter_turns, stride=1)
     x = steerable.GeometricTensor(X, scalar)
     assert diagnose(net.body, turn, x, element=quarter).culprit is None
     body = steerable.SequentialModule(*list(net.body.children())[:5])  # without the pooling over the group
@@ -580,9 +575,9 @@ def test_a_geometric_tensor_goes_in_and_a_wrong_element_comes_out(escnn):
         diagnose(net.body, turn, x)
 
 
-def test_errors_agree_with_escnns_own_transform(escnn):
-    space, steerable, scalar, fields = escnn
-    net, quarter = steerable_net(escnn, stride=2)
+def test_errors_agree_with_escnns_own_transform(quarter_turns):
+    space, steerable, scalar, fields = quarter_turns
+    net, quarter = steerable_net(quarter_turns, stride=2)
     net.eval()
     with torch.no_grad():
         x = steerable.GeometricTensor(X, scalar)

@@ -6,7 +6,6 @@ import math
 import pickle
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -853,16 +852,6 @@ def test_interpolated_turns_of_real_digits_cost_more_than_the_layer_does():
 
 
 # --- escnn -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def escnn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("escnn")
-        from escnn import gspaces
-        from escnn import nn as steerable
-    return gspaces, steerable
 
 
 #: escnn's own choice for a kernel of 5 × 5, as (radius, width, highest frequency)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from course_lib.grading.limits import Limits
-from course_lib.grading.records import write
+from course_lib.layout import replace_file
 
 MEMBERS = 20_000  # in one archive
 RATIO = 200  # unpacked to packed, from 1 MB on; text reaches 30
@@ -182,7 +182,7 @@ def collect(
                 continue
             _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
             if person_name:
-                write(course_dir / "submitted" / student / _NAME, person_name.encode())
+                replace_file(course_dir / "submitted" / student / _NAME, person_name.encode())
             report.students[student] = f"{archive.name}: {name}"
     return report
 
@@ -300,9 +300,9 @@ def _file(folder: Path, assignment: str, when: str, content: bytes, student: str
         report.unchanged.append(student)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write(path, content)
+    replace_file(path, content)
     if when:
-        write(folder / "timestamp.txt", when.encode())
+        replace_file(folder / "timestamp.txt", when.encode())
 
 
 def _shown(name: str) -> str:

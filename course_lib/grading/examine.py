@@ -167,12 +167,9 @@ def _note_impostors(said: dict, test: Test, findings: Findings) -> None:
 
 
 def _note_end(session: Session, cell: str, findings: Findings) -> None:
-    if session.ended and session.ended != "timeout":
-        findings.flag("kernel ended", _where(findings) or cell, f"The kernel was lost: {session.ended}.")
-
-
-def _where(findings: Findings) -> str:
-    return next((flag.cell for flag in findings.flags if flag.kind == "kernel ended"), "")
+    noted = any(flag.kind == "kernel ended" for flag in findings.flags)  # later cells are not to blame
+    if session.ended and session.ended != "timeout" and not noted:
+        findings.flag("kernel ended", cell, f"The kernel was lost: {session.ended}.")
 
 
 def _last_look(session: Session, findings: Findings) -> None:

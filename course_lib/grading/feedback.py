@@ -14,8 +14,9 @@ from typing import Any
 
 from course_lib.grading.gradebook import default_url, load_nbgrader
 from course_lib.grading.quick_imports import without_iri_grammar
-from course_lib.grading.records import Records, write
+from course_lib.grading.records import Records
 from course_lib.grading.submission import EXCHANGE_FILES, exchange_file
+from course_lib.layout import replace_file
 
 _PLAIN = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
@@ -61,11 +62,11 @@ def feedback(
             except Exception as problem:  # what one student wrote must not keep the others from their pages
                 message = f"This work could not be shown as a page: {type(problem).__name__}."
                 content = _plain(assignment, message, *scores[student])
-        write(page, content.encode())
+        replace_file(page, content.encode())
         for name in EXCHANGE_FILES:
             text = exchange_file(root / "submitted" / student / assignment, name)
             if text is not None:
-                write(page.with_name(name), text.encode())
+                replace_file(page.with_name(name), text.encode())
         pages.append(page)
     return pages
 

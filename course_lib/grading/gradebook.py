@@ -19,7 +19,7 @@ from course_lib.grading.bundle import Bundle, grade_id, marking, text
 from course_lib.grading.collect import first_and_last
 from course_lib.grading.probes import graded_cells
 from course_lib.grading.quick_imports import without_iri_grammar
-from course_lib.grading.records import write
+from course_lib.layout import replace_file
 
 _RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0)
 
@@ -134,7 +134,7 @@ class Writer:
         if result["notebook"] is None:
             path.unlink(missing_ok=True)
         else:
-            write(path, json.dumps(result["notebook"], indent=1, ensure_ascii=False).encode())
+            replace_file(path, json.dumps(result["notebook"], indent=1, ensure_ascii=False).encode())
 
     def _write_grades(self, result: dict[str, Any], timestamp: str | None) -> None:
         when = {"timestamp": timestamp} if _is_time(timestamp) else {}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import urllib.parse
 from pathlib import Path
 from typing import Any
+
+from course_lib.layout import replace_file
 
 
 class Records:
@@ -48,7 +49,7 @@ class Records:
     def record(self, result: dict[str, Any]) -> None:
         """Keep a result; it replaces the student's earlier one and is not yet merged."""
         self._path(result["student"], "merged").unlink(missing_ok=True)
-        write(self._path(result["student"], "json"), json.dumps(result).encode())
+        replace_file(self._path(result["student"], "json"), json.dumps(result).encode())
 
     def is_merged(self, result: dict[str, Any], gradebook: str) -> bool:
         """Tell whether a result has reached a gradebook."""
@@ -59,7 +60,7 @@ class Records:
 
     def mark_merged(self, result: dict[str, Any], gradebook: str) -> None:
         """Note that a result has reached a gradebook."""
-        write(self._path(result["student"], "merged"), _stamp(result, gradebook).encode())
+        replace_file(self._path(result["student"], "merged"), _stamp(result, gradebook).encode())
 
     def _path(self, student: str, suffix: str) -> Path:
         name = urllib.parse.quote(student, safe="", errors="replace")
@@ -70,14 +71,3 @@ class Records:
 
 def _stamp(result: dict[str, Any], gradebook: str) -> str:
     return json.dumps([result["submission"], result["bundle"], gradebook])
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whoever reads it finds the old content or the new, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

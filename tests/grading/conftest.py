@@ -12,7 +12,7 @@ from course_lib.grading.forkserver import ForkServer
 from course_lib.grading.limits import Limits, MiB
 from course_lib.grading.sandbox import SandboxUnavailable, require_sandbox
 
-LIMITS = Limits(cell_seconds=8, notebook_seconds=26, memory_bytes=1536 * MiB, processes=128, file_bytes=64 * MiB)
+LIMITS = Limits(cell_seconds=8, notebook_seconds=26, memory_bytes=1024 * MiB, processes=64, file_bytes=64 * MiB)
 
 
 @pytest.fixture(scope="session")

@@ -198,14 +198,14 @@ MEMORY = "hoard = []\nwhile True: hoard.append(torch.ones(10_000_000))"
 SHARED_MEMORY = """
 import mmap
 # One call, which no interrupt ends half way, however slow the machine.
-hoard = mmap.mmap(-1, 1 << 31, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+hoard = mmap.mmap(-1, 5 << 28, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
 while True: pass
 """
 FAMILY = """
 import os, time
 for _ in range(4):
     if os.fork() == 0:
-        hoard = bytearray(700_000_000)
+        hoard = bytearray(400_000_000)
         hoard[::4096] = b"x" * len(hoard[::4096])
         time.sleep(60)
 time.sleep(5)
