@@ -14,7 +14,7 @@ from torch import Tensor
 from course_lib.data import Split, usps
 from course_lib.parameter_sharing import ZipCodeNetwork
 
-PASSES, BATCH, RATES, TUNING, SEEDS = 23, 20, (0.2, 0.4, 0.8), 100, range(3)
+PASSES, BATCH, RATES, TUNING, SEEDS = 23, 20, (0.05, 0.1, 0.2, 0.4, 0.8, 1.6), 100, range(5)
 
 
 def targets(y: Tensor) -> Tensor:
