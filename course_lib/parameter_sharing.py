@@ -354,8 +354,8 @@ class Windows(nn.Module):
 class ZipCodeNetwork(nn.Module):
     """The network of LeCun et al. (1989): 16×16 pixels, two layers of windows, 30 hidden units, 10 outputs.
 
-    The paper says that each map of the second layer sees eight of the first's twelve, not which; here map m sees
-    m, m + 1, … m + 7, around. Units are 1.7159·tanh(2a/3).
+    Each map of the second layer sees eight of the first's twelve. Which ones in the paper is not known to us; here map
+    m sees m, m + 1, … m + 7, around. Units are 1.7159·tanh(2a/3).
 
     Args:
         tied: whether windows share their weights, as in the paper.

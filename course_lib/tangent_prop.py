@@ -152,6 +152,7 @@ def tangent_penalty(
     Returns:
         A scalar on the device and in the dtype of ``x``: the exact derivative, not a difference quotient.
         Differentiable, above all in the parameters of the model; no ``.grad`` is written until you call ``backward``.
+        (Through ``nn.LayerNorm`` torch 2.13 gets this gradient wrong, and says nothing. ``pushforward`` does not.)
 
     Raises:
         ValueError: an empty batch, no tangent, sizes, dtypes or devices that differ, NaN or infinity.
@@ -450,7 +451,8 @@ def double_backward_penalty(
         tangents: any number of directions for each input.
 
     Returns:
-        A scalar on the device and in the dtype of ``x``. Differentiable in the parameters of the model, not in x.
+        A scalar on the device and in the dtype of ``x``. Differentiable in the parameters of the model, not in x; wrong
+        through ``nn.LayerNorm``, as ``tangent_penalty``.
 
     Raises:
         ValueError: as ``tangent_penalty``.

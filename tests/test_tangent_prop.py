@@ -485,6 +485,14 @@ def test_layer_normalization_is_right_where_torch_is_wrong():
     torch.testing.assert_close(found["layer"], found["steps"], rtol=1e-10, atol=1e-10)
     near = 3 * library.central_difference_penalty(models["layer"], x, tangents, 1e-5)
     torch.testing.assert_close(torch.autograd.grad(near, first.weight)[0], found["layer"], rtol=1e-5, atol=1e-6)
+    for penalty in (
+        library.tangent_penalty,
+        library.double_backward_penalty,
+    ):  # if torch is mended, so must our words be
+        theirs = torch.autograd.grad(3 * penalty(models["layer"], x, tangents), first.weight)[0]
+        assert (theirs - found["layer"]).norm() > 0.1 * found["layer"].norm(), (
+            "the docstrings and the chapter warn of it"
+        )
     nn.init.normal_(norm.weight)
     whole = library.pushforward(models["layer"], x, tangents)
     torch.testing.assert_close(whole[0], models["layer"](x))

@@ -1,5 +1,6 @@
 """Reading aids: time and difficulty, the map, the runs behind the numbers, previews of what a link points to."""
 
+import ast
 import re
 import sys
 
@@ -52,6 +53,14 @@ def test_every_chapter_lists_the_studies_that_it_reads(topic):
     for name in names:
         assert f"benchmarks/results/{name}.json" in block
         assert all(run["commit"] in block and run["machine"] in block for run in study(name)["runs"].values())
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_claim_is_quoted(topic):
+    """By its name as it stands in a cell; names that a loop makes are not asked for."""
+    text = topic_files(topic, ROOT).chapter.read_text(encoding="utf-8")
+    claims = {word.arg for call in runs.calls(text) if ast.unparse(call.func) == "claim" for word in call.keywords}
+    assert claims - {None} <= set(runs.QUOTED.findall(text))
 
 
 def test_runs_that_differ_by_their_seed_alone_are_one_row():

@@ -4,6 +4,7 @@ import ast
 import html
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,19 @@ from course_lib.layout import topics
 BEFORE = "Further reading"
 COLUMNS = ("runs", "seeds", "seconds", "date", "commit", "machine", "command")
 SEED = re.compile(r"[, ]*\bseed (\d+)$")
+QUOTED = re.compile(r"\{glue:text\}`([^`:]+)")
+
+
+def calls(chapter: str) -> Iterator[ast.Call]:
+    """Find every call in a chapter's cells.
+
+    Args:
+        chapter: the chapter's text.
+    """
+    for cell in read_myst_markdown_notebook(chapter).cells:
+        if cell.cell_type == "code":
+            code = TransformerManager().transform_cell(cell.source)  # a magic of IPython becomes a call
+            yield from (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
 
 
 def studies_read(chapter: str) -> list[str]:
@@ -29,16 +43,12 @@ def studies_read(chapter: str) -> list[str]:
         chapter: the chapter's text.
     """
     found = []
-    for cell in read_myst_markdown_notebook(chapter).cells:
-        if cell.cell_type != "code":
-            continue
-        code = TransformerManager().transform_cell(cell.source)  # a magic of IPython becomes a call
-        for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
-            called = ast.unparse(call.func)
-            if called.rpartition(".")[2] == "study" and call.args and isinstance(call.args[0], ast.Constant):
-                found.append(call.args[0].value)
-            elif called in {"ledger.show", "ledger.results"}:
-                found.append("ledger")
+    for call in calls(chapter):
+        called = ast.unparse(call.func)
+        if called.rpartition(".")[2] == "study" and call.args and isinstance(call.args[0], ast.Constant):
+            found.append(call.args[0].value)
+        elif called in {"ledger.show", "ledger.results"}:
+            found.append("ledger")
     return list(dict.fromkeys(found))
 
 
@@ -87,7 +97,7 @@ def table(name: str, content: dict) -> str:
     )
 
 
-def block(names: list[str], executed: dict | None, claims: list[str]) -> str:
+def block(names: list[str], executed: dict | None, claims: set[str]) -> str:
     """Return the folded list of all that a chapter's numbers come from."""
     parts = []
     if executed:
@@ -109,8 +119,9 @@ def depend(app, document):
     """Let a chapter be written anew when a study that it reads has changed."""
     env = app.env
     if env.docname.rpartition("/")[2] in topics(Path(app.srcdir)):
-        names = studies_read(Path(env.doc2path(env.docname)).read_text(encoding="utf-8"))
-        env.metadata[env.docname]["course_studies"] = names
+        text = Path(env.doc2path(env.docname)).read_text(encoding="utf-8")
+        names = studies_read(text)
+        env.metadata[env.docname] |= {"course_studies": names, "course_quoted": sorted(set(QUOTED.findall(text)))}
         for path in filter(None, map(stored, names)):
             env.note_dependency(str(path.resolve()))
 
@@ -121,7 +132,8 @@ def add(app, document, docname):
     if app.builder.format != "html" or names is None:
         return
     known = getattr(app.env, "nb_metadata", {}).get(docname, {})
-    text = block(names, known.get("exec_data"), list(known.get("glue") or []))
+    claims = set(known.get("glue") or ()) & set(app.env.metadata[docname]["course_quoted"])
+    text = block(names, known.get("exec_data"), claims)
     if not text:
         return
     sections = [section for section in document.findall(nodes.section) if section[0].astext() == BEFORE]
