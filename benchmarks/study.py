@@ -28,10 +28,10 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit that ran: COURSE_COMMIT where there is no repository, else git's."""
+    """The commit that ran: COURSE_COMMIT where there is no repository, else git's, "-dirty" if files differ from it."""
     if "COURSE_COMMIT" in os.environ:
         return os.environ["COURSE_COMMIT"]
-    command = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 

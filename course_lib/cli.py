@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sqlite3
 import statistics
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +87,28 @@ def release(names: SomeTopics = None):
     stale = [topic for topic, texts in wanted.items() if notebooks.write(texts) or names or not _in_gradebook(topic)]
     if stale:
         with console.status("nbgrader enters the assignments in the gradebook"):
-            notebooks.generate(stale, course_dir())
+            try:
+                notebooks.generate(stale, course_dir())
+            except RuntimeError as problem:
+                for texts in wanted.values():  # nbgrader takes the old notebook away before it refuses the new one
+                    notebooks.write(texts)
+                errors.print(_why_refused(str(problem), stale), style="red", markup=False)
+                raise typer.Exit(1) from problem
     for topic in wanted:
         console.print(f"released: {topic_files(topic).exercise.relative_to(course_dir())}")
+
+
+def _why_refused(log: str, stale: list[str]) -> str:
+    if "Cannot add or remove cells" not in log:
+        return log
+    named = [topic for topic in stale if f"for notebook '{topic}'" in log]
+    return "\n".join(
+        f"Graded cells of {topic} were added, removed or renamed after work was graded: the gradebook holds the old "
+        "ones. Copy gradebook.db, for marks and comments given by hand to this topic are lost. Then run: nbgrader db "
+        f"assignment remove {topic} --force; course release {topic}; course grade {topic}. A rehearsal alone goes with "
+        "make forget."
+        for topic in named
+    )
 
 
 def _in_gradebook(topic: str) -> bool:
@@ -203,6 +224,17 @@ def grade(
         except ValueError as problem:  # a checks file, a gradebook or a folder's name that will not do
             errors.print(str(problem), style="red", markup=False)
             raise typer.Exit(2) from problem
+        except OSError as problem:
+            if cluster is None or isinstance(problem, FileNotFoundError):
+                raise
+            told = f"The cluster {cluster} cannot be reached ({problem}). What is graded is kept; run this again."
+            errors.print(told, style="red", markup=False)
+            raise typer.Exit(1) from problem
+    if not results and not as_json:
+        matching = "" if student == "*" else f" of a student that matches {student!r}"
+        told = f"Nothing to grade: no folder submitted/STUDENT/{topic}{matching}. Run: course collect {topic} ARCHIVE."
+        errors.print(told, style="yellow", markup=False)
+        raise typer.Exit(0)
     write_feedback(course, topic, students=student, db=db, stale_only=True)
     if as_json:
         print(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
@@ -225,7 +257,7 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
     most = max((result.max_score for result in results), default=0)
     columns = [*numbers, f"of {most:g}", Column("flags", overflow="fold", min_width=10), "seconds"]
     layout = {"box": box.SIMPLE, "collapse_padding": True, "pad_edge": False}  # long ids and flags on 80 columns
-    table = Table(Column("student", no_wrap=True), *columns, title=title, caption=caption, **layout)
+    table = Table(Column("student", overflow="fold", min_width=20), *columns, title=title, caption=caption, **layout)
     shown = []
     for result in results:
         known = standing.get(result.student)
@@ -258,7 +290,12 @@ def _print_grades(topic: str, results: list, db: str | None) -> None:
 
 
 @app.command()
-def feedback(topic: Topic, student: Students = "*", db: Database = None):
+def feedback(
+    topic: Topic,
+    student: Students = "*",
+    db: Database = None,
+    packed: Annotated[Path | None, typer.Option("--zip", help="Also pack the pages as Moodle takes them back.")] = None,
+):
     """Write feedback/ anew, for example after grading by hand in formgrader.
 
     Exit status: 0 written, 2 wrong usage.
@@ -267,6 +304,12 @@ def feedback(topic: Topic, student: Students = "*", db: Database = None):
 
     (topic,) = _chosen([topic])
     pages = write_feedback(course_dir(), topic, students=student, db=db)
+    if packed:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for page, student in ((page, page.parents[1].name) for page in pages):
+                if re.search(r"_\d+$", student):  # Moodle's number: all that it reads of the names in its own archive
+                    archive.write(page, f"{student}_assignsubmission_file_/{page.name}")
+        console.print(f"{len(archive.namelist())} of them for Moodle: {packed}", soft_wrap=True)
     console.print(f"{len(pages)} pages: {course_dir() / 'feedback'}/STUDENT/{topic}/{topic}.html", soft_wrap=True)
 
 
@@ -374,6 +417,21 @@ def main():
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
         app()
-    except FileNotFoundError as problem:
-        console.print(str(problem), style="red", markup=False)
+    except OSError as problem:  # our own say what to do; the system's have a number and a file's name
+        if problem.filename is None and not isinstance(problem, FileNotFoundError):
+            raise
+        said = f"{problem.strerror}: {problem.filename}. Check the path." if problem.filename else str(problem)
+        errors.print(said, style="red", markup=False)
+        raise SystemExit(2) from problem
+    except Exception as problem:
+        # A gradebook's URL that is none, or a server that does not answer; sqlalchemy is slow to import for a name.
+        if type(problem).__name__ not in ("ArgumentError", "NoSuchModuleError", "OperationalError"):
+            raise
+        errors.print(
+            f"The gradebook could not be opened: {str(problem).splitlines()[0]}. Wanted for --db a URL such as "
+            "sqlite:////folder/gradebook.db or postgresql+psycopg2://user@host/name, and a server that runs.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
         raise SystemExit(2) from problem

@@ -41,5 +41,6 @@ def begin(topic: str) -> None:
         )
     module = f"course_lib.{topic}"
     sys.modules.pop(module, None)
+    vars(sys.modules["course_lib"]).pop(topic, None)  # where an earlier import left it
     if not any(isinstance(finder, _OffTheShelf) and finder.module == module for finder in sys.meta_path):
         sys.meta_path.insert(0, _OffTheShelf(module))

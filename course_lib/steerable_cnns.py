@@ -127,7 +127,8 @@ def solve_kernel_constraint(
     multiplies two kernels entry by entry and sums over everything. Which orthonormal basis is up to you.
 
     A singular value of the linear system counts as 0 where it is at most √ε times the largest, with ε =
-    ``torch.finfo(dtype).eps``. Any other cut between rounding errors (about ε) and the rest will do.
+    ``torch.finfo(rho_in.dtype).eps``, also if you compute in float64: the matrices are rounded to their own dtype. Any
+    other cut between rounding errors (about ε) and the rest will do.
 
     Args:
         rho_in: ρ_in(g), one invertible matrix for each g that is given. It **need not be orthogonal**: its inverse is
@@ -565,7 +566,7 @@ class GatedNonlinearity(nn.Module):
     """Numbers go through ELU; every vector is multiplied by a number in (0, 1), the sigmoid of a channel of its own.
 
     Args:
-        fields: the number of fields of each frequency behind the layer; 0 must be among them.
+        fields: the number of fields of each frequency behind the layer.
     """
 
     def __init__(self, fields: Fields):
@@ -573,12 +574,13 @@ class GatedNonlinearity(nn.Module):
         self.fields = dict(fields)
         self.gates = sum(count for frequency, count in self.fields.items() if frequency)
         # What the convolution before must give: as many numbers more as there are vectors.
-        self.fields_in = self.fields | {0: self.fields[0] + self.gates}
+        self.numbers = self.fields.get(0, 0)
+        self.fields_in = self.fields | {0: self.numbers + self.gates}
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch less height width"]:
         """Bend the numbers, gate the vectors, and drop the gates."""
         split = dict(parts(x, self.fields_in))
-        numbers, gates = split.pop(0).split([self.fields[0], self.gates], dim=1)
+        numbers, gates = split.pop(0).split([self.numbers, self.gates], dim=1)
         gates = iter(gates.sigmoid().split([count for frequency, count in self.fields.items() if frequency], dim=1))
         done = {frequency: part * next(gates) for frequency, part in split.items()} | {0: F.elu(numbers)}
         return torch.cat([done[frequency].flatten(1, 2) for frequency in self.fields], dim=1)

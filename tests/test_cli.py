@@ -69,6 +69,20 @@ def test_outside_a_course_the_message_says_so(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_gradebook_that_is_none_is_explained(copy):
+    topic = topics(COURSE)[0]
+    done = course("export", topic, "--db", "gradebook.db", folder=copy)
+    assert done.returncode == 2 and "sqlite:////folder/gradebook.db" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_where_there_is_nothing_the_commands_say_what_comes_first(copy):
+    topic = topics(COURSE)[0]
+    graded = course("grade", topic, "--unsandboxed", folder=copy)
+    assert graded.returncode == 0 and f"course collect {topic}" in graded.stderr
+    exported = course("export", topic, folder=copy)
+    assert exported.returncode == 2 and f"course grade {topic} first" in exported.stdout + exported.stderr
+
+
 def test_sync_check_fails_where_a_notebook_was_edited(copy):
     topic = topics(COURSE)[0]
     notebook = copy / "exercises" / topic / f"{topic}.ipynb"

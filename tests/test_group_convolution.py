@@ -303,6 +303,9 @@ MUTANTS = {
             TEST, "(got - wanted).norm() / output.norm()", "(got - wanted).mean() / output.norm()"
         ),
         "absolute tolerance": edited(TEST, " / output.norm()", ""),
+        "relative to the moved output": edited(TEST, "/ output.norm()", "/ got.norm()"),
+        "relative to both outputs": edited(TEST, "/ output.norm()", "/ ((got.norm() + output.norm()) / 2)"),
+        "compared in float32": edited(TEST, "(got - wanted).norm()", "(got.float() - wanted.float()).norm()"),
         "squared norms": edited(
             TEST, "(got - wanted).norm() / output.norm()", "(got - wanted).square().sum() / output.square().sum()"
         ),

@@ -212,6 +212,9 @@ MUTANTS = {
     },
     "is_representation": {
         "the identity forgotten": edited(IS, "if (matrices[0] - identity).abs().max() > tolerance", "if False"),
+        "the identity by the norms of its rows": edited(
+            IS, "(matrices[0] - identity).abs().max()", "(matrices[0] - identity).norm(dim=-1).max()"
+        ),
         "the products forgotten": edited(IS, "for g in range(len(table))", "for g in range(0)"),
         "the opposite order": edited(IS, "matrices[g] @ matrices[h]", "matrices[h] @ matrices[g]"),
         "both orders allowed": edited(

@@ -298,6 +298,16 @@ def layer_by_scatter(kernel, height, width):
     return cut.reshape(outputs * height * width, inputs * height * width)
 
 
+def layer_by_fft(kernel, height, width):
+    """Zeros come out as rounding."""
+    inputs, rows, columns = kernel.shape[1:]
+    sides = height + 2 * rows, width + 2 * columns
+    images = torch.eye(inputs * height * width).to(kernel).reshape(-1, inputs, height, width)
+    spectra = torch.fft.rfft2(images, s=sides), torch.fft.rfft2(kernel, s=sides).conj()
+    seen = torch.fft.irfft2(torch.einsum("nihw,oihw->nohw", *spectra), s=sides)
+    return seen.roll((rows // 2, columns // 2), (2, 3))[:, :, :height, :width].flatten(1).T
+
+
 def layer_by_bands(kernel, height, width):
     """Each tap is a Kronecker product of two shifted diagonals."""
 
@@ -391,6 +401,7 @@ ALTERNATIVES = {
             kernel,
             padding=(kernel.shape[2] // 2, kernel.shape[3] // 2),
         ).flatten(1),
+        "FFT on a larger image": layer_by_fft,
         "in float64": lambda kernel, height, width: edited(LAYER)(kernel.double(), height, width).to(kernel.dtype),
     },
     "tie_by_averaging": {

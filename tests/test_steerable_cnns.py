@@ -194,6 +194,11 @@ MUTANTS = {
             / (x**2).sum(2, keepdim=True).sqrt(),
             torch.zeros_like(x),
         ),
+        "any component zero": edited(NORM, "zero = square == 0", "zero = (x == 0).any(2, keepdim=True)"),
+        "the first component zero": edited(NORM, "zero = square == 0", "zero = x[:, :, :1] == 0"),
+        "no gradient for a component that is zero": lambda x, bias: torch.where(
+            x == 0, torch.zeros_like(x), edited(NORM)(x, bias)
+        ),
         "short vectors count as zero": edited(NORM, "zero = square == 0", "zero = square < 1e-4"),
         "very short vectors count as zero": edited(NORM, "zero = square == 0", "zero = square < 1e-8"),
         "epsilon of a tenth": edited(NORM, "/ norm)", "/ (norm + 0.1))"),

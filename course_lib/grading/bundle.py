@@ -1,7 +1,8 @@
 """Everything that grading one assignment needs, as bytes: the same on this machine and on a worker elsewhere.
 
-A bundle holds the released notebook, the checks, and the library without the topic's own module. It holds no
-solution. Equal inputs give equal bytes, so a digest tells whether a result is still valid.
+A bundle holds the released notebook, the checks, and the library without the topic's own module and without topics
+that the notebook does not use: what one chapter asks for, another may have. It holds no solution. Equal inputs give
+equal bytes, so a digest tells whether a result is still valid.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from course_lib.grading.limits import Limits
 from course_lib.grading.probes import ChecksError, graded_cells, hidden_task, probe_source
+from course_lib.layout import topics
 
 # Of the grading package only what runs inside the sandbox travels there.
 _INSIDE = {f"grading/{name}.py" for name in ("__init__", "cage", "quick_imports", "witness", "zygote")}
@@ -109,8 +113,10 @@ def build(course_dir: str | Path, assignment: str, limits: Limits | None = None)
     checks = _read(root / "tests" / "checks" / f"{assignment}.py", "Write one probe and one verify a task")
     tasks = _tasks(root, assignment, notebook, checks)
     tests, manual = _graded(notebook, tasks, checks)
-    own = root / "course_lib"
-    library = filtered_library(own if own.is_dir() else Path(__file__).parent.parent, assignment)
+    code = "\n".join(text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    package = root / "course_lib" if (root / "course_lib").is_dir() else Path(__file__).parent.parent
+    others = {*topics(root), assignment} if (root / "_toc.yml").is_file() else {assignment}
+    library = filtered_library(package, assignment, others - used(package, code, others))
     return Bundle(assignment, notebook, tests, manual, checks, library, limits or Limits())
 
 
@@ -171,12 +177,30 @@ def _claim(source: str) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def filtered_library(package: Path, topic: str) -> dict[str, bytes]:
+def used(package: Path, code: str, topics: Collection[str]) -> set[str]:
+    """Topics whose modules some code imports, and those that these import.
+
+    Args:
+        package: the folder course_lib.
+        code: for example a notebook's.
+        topics: the names to look for.
+    """
+    found: set[str] = set()
+    waiting = [code]
+    while waiting:
+        named = set(re.findall(r"\b(?:from|import) course_lib\.(\w+)", waiting.pop())) & {*topics} - found
+        found |= named
+        waiting += [(package / f"{name}.py").read_text(encoding="utf-8") for name in sorted(named)]
+    return found
+
+
+def filtered_library(package: Path, topic: str, unused: Collection[str] = ()) -> dict[str, bytes]:
     """Read course_lib as the sandbox sees it: without the topic's module, the command line and the grader.
 
     Args:
         package: the folder course_lib.
         topic: name of the module to leave out.
+        unused: other topics, whose import says that they are not there.
 
     Returns:
         Path below the folder that holds course_lib, to content.
@@ -186,7 +210,9 @@ def filtered_library(package: Path, topic: str) -> dict[str, bytes]:
         name = path.relative_to(package).as_posix()
         if path.is_file() and not path.is_symlink() and _travels(name, topic):
             found[f"course_lib/{name}"] = path.read_bytes()
-    return found
+    told = "course_lib.{0} is not there while {1} is graded: it may hold answers. Write the function yourself."
+    shelved = {f"course_lib/{name}.py": told.format(name, topic) for name in unused}
+    return found | {path: f"raise ImportError({told!r})\n".encode() for path, told in shelved.items() if path in found}
 
 
 def _travels(name: str, topic: str) -> bool:

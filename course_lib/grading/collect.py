@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from course_lib.grading.limits import Limits
+from course_lib.grading.submission import exchange_file
 from course_lib.layout import replace_file
 
 MEMBERS = 20_000  # in one archive
@@ -106,7 +107,12 @@ def first_and_last(name: str) -> tuple[str, str]:
 
     >>> first_and_last("Ada Lovelace"), first_and_last("Anna van der Berg"), first_and_last("Plato")
     (('Ada', 'Lovelace'), ('Anna', 'van der Berg'), ('', 'Plato'))
+    >>> first_and_last("Smith, John")
+    ('John', 'Smith')
     """
+    last, comma, first = name.partition(", ")
+    if comma and first:
+        return first, last
     words = name.split()
     start = max(len(words) - 1, 0)
     while start > 1 and words[start - 1][0].islower():
@@ -170,33 +176,46 @@ def collect(
     limits, report = limits or Limits(), Collected()
     for archive in archives:
         try:
-            found = _sorted_by_student(archive.name, archive.read_bytes(), source, limits, report)
+            if not archive.is_file():
+                raise Refused("No such file. Name the zip that the platform gave out.")
+            unpacked = list(_members(archive.read_bytes(), limits))
+            _require_no_platform(source, unpacked)
+            found = _sorted_by_student(archive.name, unpacked, source, limits, report)
         except _DAMAGE as problem:
             report.refused[archive.name] = str(problem) or type(problem).__name__
             continue
         for student, (person_name, members) in found.items():
             try:
                 name, when, content = _choose(members, assignment)
+                _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
             except Refused as problem:
                 report.refused.setdefault(f"{archive.name}: {student}", str(problem))
                 continue
-            _file(course_dir / "submitted" / student / assignment, assignment, when, content, student, report)
             if person_name:
                 replace_file(course_dir / "submitted" / student / _NAME, person_name.encode())
             report.students[student] = f"{archive.name}: {name}"
     return report
 
 
+Unpacked = tuple[zipfile.ZipInfo, bytes | None]  # None for a file that is too large
 Member = tuple[str, str, bytes]  # file name, time, content
 
 
+def _require_no_platform(source: str, unpacked: list[Unpacked]) -> None:
+    """Taken for a plain one, a platform's archive would give each student a second id."""
+    names = [PurePosixPath(info.filename) for info, _ in unpacked if not info.is_dir()]
+    for platform in ("moodle", "canvas") if source == "zip" and names else ():
+        if all(map(SOURCES[platform], names)):
+            raise Refused(f"{platform} gives such names: {_shown(str(names[0]))}. Run again with --from {platform}.")
+
+
 def _sorted_by_student(
-    label: str, packed: bytes, source: str, limits: Limits, report: Collected
+    label: str, unpacked: list[Unpacked], source: str, limits: Limits, report: Collected
 ) -> dict[str, tuple[str, list[Member]]]:
     """Each student's name and files; what is wrong with one student's part is told, and costs nobody else anything."""
     found: dict[str, tuple[str, list[Member]]] = {}
     spellings: dict[str, str] = {}
-    for info, content in _members(packed, limits):
+    for info, content in unpacked:
         path = PurePosixPath(info.filename)
         try:
             owner = SOURCES[source](path / "any" if info.is_dir() else path)
@@ -233,7 +252,7 @@ def _when(info: zipfile.ZipInfo) -> str:
         return ""
 
 
-def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, bytes | None]]:
+def _members(packed: bytes, limits: Limits) -> Iterator[Unpacked]:
     """The files and folders of an archive, or a refusal of all before the first is used; None is a large file."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         infos = archive.infolist()
@@ -245,7 +264,7 @@ def _members(packed: bytes, limits: Limits) -> Iterator[tuple[zipfile.ZipInfo, b
         budget = max(2**20, RATIO * len(packed))
         contents = []
         for info in infos:
-            if PurePosixPath(info.filename).name.startswith(".") or "__MACOSX" in info.filename:
+            if any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(info.filename).parts):
                 continue
             most = min(limits.notebook_bytes, budget)
             with archive.open(info) as file:
@@ -299,10 +318,15 @@ def _file(folder: Path, assignment: str, when: str, content: bytes, student: str
     if path.is_file() and path.read_bytes() == content:
         report.unchanged.append(student)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / "timestamp.txt"
+    before = (exchange_file(folder, stamp.name) or "").strip() if path.is_file() else ""
+    if when and before > when:
+        raise Refused(f"A newer one is there: wanted one of after {before}, got {when}. Delete {folder} to take it.")
+    if when:  # first: a run that is killed here is made good by the next, which finds other bytes
+        replace_file(stamp, when.encode())
+    else:
+        stamp.unlink(missing_ok=True)
     replace_file(path, content)
-    if when:
-        replace_file(folder / "timestamp.txt", when.encode())
 
 
 def _shown(name: str) -> str:

@@ -100,11 +100,20 @@ def export(
     if kind not in FORMATS:
         raise ValueError(f"format must be known: wanted one of {', '.join(FORMATS)}, got {kind!r}.")
     found = grades(course_dir, assignment, db)
+    if not found:
+        raise ValueError(f"No grades of {assignment} in the gradebook: run course grade {assignment} first.")
     if kind == "csv":
         return _plain(found), []
     if template is None:
         raise ValueError(f"{kind} needs the file that it gave out: wanted --template FILE, got none.")
-    rows = list(csv.reader(io.StringIO(template.read_text(encoding="utf-8-sig"))))
+    if not template.is_file():
+        raise ValueError(f"{kind} needs the file that it gave out: {template} is not there. Download it, and name it.")
+    try:
+        rows = list(csv.reader(io.StringIO(template.read_text(encoding="utf-8-sig"))))
+    except UnicodeDecodeError:  # a spreadsheet has saved it
+        raise ValueError(
+            f"{template} is not in UTF-8: download it anew, and do not save it in a spreadsheet."
+        ) from None
     key, place = _columns(rows, kind, column or (assignment if kind == "canvas" else "Grade"))
     most = {f"{grade.most:g}" for grade in found}
     remarks = [

@@ -46,7 +46,10 @@ def feedback(
     gradebook = load_nbgrader().Gradebook(url)
     with gradebook:
         submissions = gradebook.assignment_submissions(assignment)
-        scores = {submission.student.id: (submission.score, submission.max_score) for submission in submissions}
+        scores = {
+            submission.student.id: (submission.score - submission.late_submission_penalty, submission.max_score)
+            for submission in submissions
+        }
     exporter = _exporter()
     pages = []
     for student in sorted(name for name in scores if fnmatch.fnmatchcase(name, students)):

@@ -76,10 +76,11 @@ class ForkServer:
         """
         with self._greeted:
             if self._greeting is None:
-                ready = select.select([self._control], [], [], START_SECONDS)[0]
+                patience = 2 * START_SECONDS  # the server itself waits once as long for its zygote
+                ready = select.select([self._control], [], [], patience)[0]
                 said = self._control.recv(65536) if ready else b""
                 if not said:
-                    raise RuntimeError(f"The fork server is ready within {START_SECONDS:.0f} s: this one is not.")
+                    raise RuntimeError(f"The fork server is ready within {patience:.0f} s: this one is not.")
                 self._greeting = json.loads(said)
         return self._greeting["kernels"]
 

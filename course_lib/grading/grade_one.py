@@ -219,11 +219,27 @@ def _scrubbed(output: dict, probes: set[str], step: Step, findings: Findings) ->
     return output
 
 
+_WORDS = {
+    "timeout": "stopped, it ran too long",
+    "output": "stopped, too much was printed",
+    "memory": "stopped, it needed too much memory",
+    "processes": "stopped, it started too many processes",
+    **dict.fromkeys(("exit", "killed", "broken"), "stopped, the code ended Python itself"),
+    "skipped": "not run, because an earlier cell was stopped for good",
+}
+
+
+def _in_words(verdict: str) -> str:
+    return _WORDS.get(verdict, verdict)
+
+
 def _verdict(findings: Findings, name: str) -> dict:
     mark = findings.marks[name]
-    lines = [f"{mark.score:g} of {mark.max:g} points.", f"Claim: {mark.claim}", f"Visible test: {mark.visible}."]
+    # "The tests give": a person may have given another score, which stands in the cell's head.
+    lines = [f"The tests give {mark.score:g} of {mark.max:g} points.", f"Claim: {mark.claim}"]
+    lines.append(f"Visible test: {_in_words(mark.visible)}.")
     if mark.hidden != "none":
-        lines.append(f"On other inputs: {mark.hidden}. {mark.message}".rstrip())
+        lines.append(f"On other inputs: {_in_words(mark.hidden)}. {mark.message}".rstrip())
     return {"output_type": "display_data", "data": {"text/plain": "\n".join(lines)}, "metadata": {}}
 
 

@@ -30,6 +30,7 @@ with without_iri_grammar():
 INTERRUPT_SECONDS = 3.0
 IDLE_SECONDS = 5.0  # from the reply to the last output
 WELCOME_SECONDS = 5.0
+AWAY_SECONDS = 1.0  # reading takes less; more means that this process did not run
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 _KINDS = {"stream", "display_data", "execute_result", "error"}
 
@@ -218,17 +219,23 @@ class Session:
     def _follow(self, request: _Request, deadline: float) -> None:
         interrupted = False
         while not request.done:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            began = time.monotonic()
+            heard = self._receive(request, min(max(deadline - began, 0.0), 0.2))
+            away = time.monotonic() - began - AWAY_SECONDS
+            if away > 0:  # the grader was stopped (Ctrl-Z) or starved; no student is to blame for that time
+                deadline, self._deadline = deadline + away, self._deadline + away
+            if heard and began < deadline + AWAY_SECONDS:
+                continue  # what came in time counts, also when it is read a little late
+            if not self._alive(request):
+                return
+            if request.replied and time.monotonic() - request.replied > IDLE_SECONDS:
+                return  # the word "idle" was lost with a message too large to receive
+            if time.monotonic() > deadline:
                 if interrupted:
                     self._end(request, "timeout")
                     return
                 interrupted, deadline = True, time.monotonic() + INTERRUPT_SECONDS
                 self._interrupt()
-            if request.replied and time.monotonic() - request.replied > IDLE_SECONDS:
-                return  # the word "idle" was lost with a message too large to receive
-            if not self._receive(request, min(max(remaining, 0.0), 0.2)) and not self._alive(request):
-                return
         if interrupted:
             request.run.status = "timeout"
             if time.monotonic() > self._deadline:

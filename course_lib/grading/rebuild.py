@@ -95,7 +95,7 @@ def _step(cell: dict, submitted: Cell | None, test: Test | None) -> Step:
     kind, name = cell["cell_type"], grade_id(cell)
     if not is_solution(cell):
         return Step(kind, text(cell), name, own=False, test=test, cell=cell)
-    source = submitted.source if submitted and submitted.kind == kind else ABSENT if kind == "code" else ""
+    source = submitted.source if submitted else ABSENT if kind == "code" else ""
     return Step(kind, source, name, own=True, cell=cell)
 
 
@@ -108,6 +108,10 @@ def _differences(name: str, cell: dict, submitted: Cell | None, bundle: Bundle) 
     if cell["cell_type"] == "code" and not is_solution(cell) and _lines(submitted.source) != _lines(text(cell)):
         yield Flag(
             "edited test" if graded else "edited cell", name, "A locked cell was changed; the released one was run."
+        )
+    if submitted.kind != cell["cell_type"]:  # one key pressed in JupyterLab's command mode
+        yield Flag(
+            "changed metadata", name, f"It came as a {submitted.kind} cell, and was taken for {cell['cell_type']}."
         )
     yield from _metadata(name, cell, submitted)
 

@@ -12,6 +12,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
+
 from course_lib.layout import replace_file
 
 
@@ -70,4 +72,4 @@ class Records:
 
 
 def _stamp(result: dict[str, Any], gradebook: str) -> str:
-    return json.dumps([result["submission"], result["bundle"], gradebook])
+    return json.dumps([result["submission"], result["bundle"], make_url(gradebook).render_as_string()])  # no password

@@ -11,6 +11,7 @@ from pathlib import Path
 from course_lib.grading.bundle import grade_id
 from course_lib.grading.limits import Limits
 
+KINDS = ("code", "markdown", "raw")
 DATA_SUFFIXES = {".csv", ".txt", ".png", ".jpg", ".jpeg"}
 DATA_BYTES = 5 * 2**20
 DATA_FILES = 50
@@ -144,7 +145,7 @@ def read_cells(packed: dict, limits: Limits) -> list[Cell]:
         limits: the number of cells.
 
     Returns:
-        Its cells; kinds other than code and markdown are left out.
+        Its cells.
 
     Raises:
         Unreadable: if there is no notebook, or it is not one.
@@ -170,7 +171,7 @@ def _cells(content: object) -> list[Cell]:
     listed = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(listed, list):
         raise Unreadable("unreadable", "The file is JSON but not a notebook: it has no list of cells.")
-    return [_cell(raw) for raw in listed if isinstance(raw, dict) and raw.get("cell_type") in ("code", "markdown")]
+    return [_cell(raw) for raw in listed if isinstance(raw, dict) and raw.get("cell_type") in KINDS]
 
 
 def _cell(raw: dict) -> Cell:
@@ -182,4 +183,5 @@ def _cell(raw: dict) -> Cell:
     # Some front ends drop nbgrader's metadata; the released cells' ids are their grade_ids.
     candidates = (grade_id(raw), raw.get("id"), metadata.get("id"))
     name = next((name for name in candidates if isinstance(name, str) and name), "")
-    return Cell(raw["cell_type"], source.encode("utf-8", "replace").decode("utf-8"), name, metadata)
+    kind = "code" if raw["cell_type"] == "code" else "markdown"  # raw text is text
+    return Cell(kind, source.encode("utf-8", "replace").decode("utf-8"), name, metadata)

@@ -180,6 +180,9 @@ def _recorded(implementation: Callable, returned: list[object]) -> Callable:
     @functools.wraps(implementation)
     def call(*arguments: object, **keywords: object) -> object:
         value = implementation(*arguments, **keywords)
+        torch = sys.modules.get("torch")
+        if torch and isinstance(value, torch.Tensor):
+            value = value.resolve_conj().resolve_neg()  # a view that a probe's .numpy() would refuse
         returned.append(value)
         return value
 

@@ -273,6 +273,7 @@ def draw_exact(seed):
         "the identity off by exactly the tolerance": (two, 0.75 * ones, 0.25, True),
         "the identity off by 0.3, the tolerance is 0.25": (two, rather, 0.25, False),
         "the identity off by 0.06251, the tolerance is 0.0625": (two, (1 - 0.0625 - 5e-6) * ones, 0.0625, False),
+        "every entry off by at most 0.12": (two, np.tile(np.eye(2) + 0.1, (2, 1, 1)), 0.125, True),
         "two entries off, each by less than the tolerance": (two, np.tile(1.2 * np.eye(2), (2, 1, 1)), 0.25, True),
     }
 

@@ -66,6 +66,7 @@ def verify_circular_harmonic(arrays, seed):
             wave = wave * np.exp(-((r - radius) ** 2) / (2 * width**2))
             found, what = arrays[f"parts {dtype} {index}"], f"frequency {frequency}, points of shape {points.shape}"
             assert found.shape == (2, *points.shape[:-1]), f"{what}: got shape {found.shape}, wanted 2 and the points'"
+            assert np.isfinite(found).all(), f"{what}: NaN or infinite. What happens at the centre?"
             centre = found[:, r == 0]
             if frequency > 0:
                 assert not np.abs(centre).any(), f"{what}: a wave does not vanish at the centre, where it has no angle"
@@ -288,7 +289,7 @@ def verify_solve_kernel_constraint(arrays, seed):
                 f"{what}: the basis is not orthonormal"
             )
             assert len(flat) <= count, f"{what}: more kernels than there are independent solutions"
-            assert len(flat) >= count, f"{what}: there are more solutions than the basis spans"
+            assert len(flat) >= count, f"{what} ({dtype}): there are more solutions than the basis spans"
             assert arrays[f"kept {dtype} {case}"], KEPT
 
 
@@ -303,6 +304,8 @@ def draw_vectors(seed, index, dtype):
     ]
     x = random.normal(size=(batch, fields, components, height, width))
     x[0, :, :, 0, 0] = 0.0  # a vector without a direction, in every field
+    x[-1, :, 0, -1, -1] = 0.0  # a vector along an axis has a direction
+    x[-1, :, -1, 0, -1] = 0.0
     bias = random.uniform(0.3, 1.0, size=fields) * np.where(np.arange(fields) % 2 == (seed + index) % 2, -1, 1)
     return x.astype(dtype), bias.astype(dtype), random.normal(size=x.shape).astype(dtype)
 

@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 
+from course_lib.grading import collect as library
 from course_lib.grading.collect import Collected, collect, person, read_names, student_id
 from course_lib.grading.limits import Limits
 
@@ -89,6 +90,68 @@ def test_collecting_again_changes_nothing_and_resubmission_replaces(tmp_path):
     assert collect(tmp_path, TOPIC, [first]).unchanged == ["ada"]
     collect(tmp_path, TOPIC, [archive(tmp_path / "second.zip", [(f"ada/{TOPIC}.ipynb", b"two")])])
     assert handed_in(tmp_path) == {"ada": b"two"}
+
+
+def dated(path, day, content):
+    """An archive of one member of that day in May 2026."""
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr(zipfile.ZipInfo(f"ada/{TOPIC}.ipynb", (2026, 5, day, 12, 0, 0)), content)
+    return path
+
+
+def test_an_older_archive_takes_nothing_back(tmp_path):
+    older, newer = dated(tmp_path / "s.zip", 1, b"old"), dated(tmp_path / "s (1).zip", 3, b"new")
+    report = collect(tmp_path, TOPIC, [newer, older])
+    assert handed_in(tmp_path) == {"ada": b"new"} and "A newer one is there" in report.refused["s.zip: ada"]
+    stamp = tmp_path / "submitted" / "ada" / TOPIC / "timestamp.txt"
+    assert stamp.read_text() == "2026-05-03 12:00:00"
+    dateless = archive(tmp_path / "t.zip", [(f"ada/{TOPIC}.ipynb", b"anew")])
+    with dateless.open("r+b") as file:
+        content = file.read()
+        at = content.index(b"PK\x01\x02") + 12
+        file.seek(at)
+        file.write(b"\0\0\0\0")
+    collect(tmp_path, TOPIC, [dateless])
+    assert handed_in(tmp_path) == {"ada": b"anew"} and not stamp.exists()
+
+
+def test_a_run_killed_between_two_files_is_made_good(tmp_path, monkeypatch):
+    first, second = dated(tmp_path / "1.zip", 1, b"one"), dated(tmp_path / "2.zip", 2, b"two")
+    collect(tmp_path, TOPIC, [first])
+    write, written = library.replace_file, []
+
+    def once(path, content):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(path, content))
+
+    monkeypatch.setattr(library, "replace_file", once)
+    with pytest.raises(KeyboardInterrupt):
+        collect(tmp_path, TOPIC, [second])
+    monkeypatch.undo()
+    collect(tmp_path, TOPIC, [second])
+    assert handed_in(tmp_path) == {"ada": b"two"}
+    assert (tmp_path / "submitted" / "ada" / TOPIC / "timestamp.txt").read_text() == "2026-05-02 12:00:00"
+
+
+def test_checkpoints_are_nobodys_work(tmp_path):
+    members = [(".ipynb_checkpoints/ada-checkpoint.ipynb", b"x"), ("bob/my.ipynb", b"bob's")]
+    members.append(("bob/.ipynb_checkpoints/my-checkpoint.ipynb", b"older"))
+    report = collect(tmp_path, TOPIC, [archive(tmp_path / "a.zip", members)])
+    assert handed_in(tmp_path) == {"bob": b"bob's"} and report.refused == {}
+
+
+@pytest.mark.parametrize(
+    "platform, name", [("moodle", "Ada L_4711_assignsubmission_file_/x.ipynb"), ("canvas", "la_4711_9_x.ipynb")]
+)
+def test_a_platforms_archive_is_not_taken_for_a_plain_one(tmp_path, platform, name):
+    packed = archive(tmp_path / "a.zip", [(name, NOTEBOOK)])
+    assert f"--from {platform}" in collect(tmp_path, TOPIC, [packed]).refused["a.zip"]
+    assert len(collect(tmp_path, TOPIC, [packed], platform).students) == 1
+
+
+def test_an_archive_that_is_not_there(tmp_path):
+    assert "No such file" in collect(tmp_path, TOPIC, [tmp_path / "a.zip"]).refused["a.zip"]
 
 
 def link(name, target):

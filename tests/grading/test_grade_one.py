@@ -1,7 +1,12 @@
 """One submission, one result: honest work keeps its points however it is written, wrong work gets none."""
 
+import base64
+import dataclasses
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from grading import tiny
@@ -122,6 +127,68 @@ def test_lost_metadata_costs_nothing(graded):
         cell["metadata"] = {}
         del cell["id"]
     assert graded(book)["score"] == 6.0
+
+
+@pytest.mark.parametrize("kind", ["markdown", "raw"])
+def test_a_solution_that_became_text_still_counts(graded, kind):
+    """One key, M or R, in JupyterLab's command mode."""
+    book = notebook(RIGHT)
+    find(book, "centred")["cell_type"] = kind
+    result = graded(book)
+    assert (result["score"], [flag["kind"] for flag in result["flags"]]) == (6.0, ["changed metadata"])
+    assert "not in the submission" not in json.dumps(result["notebook"])
+
+
+def test_a_result_that_is_a_lazy_view_counts(graded):
+    lazy = RIGHT["centred"].replace("x - x.mean()", "torch.complex(x, x.mean() - x).conj().imag")
+    assert graded(notebook(RIGHT | {"centred": lazy}))["score"] == 6.0
+
+
+def test_another_topic_that_the_exercise_does_not_use_is_not_there(sandbox, course, tmp_path):
+    root = tmp_path / "course"
+    shutil.copytree(course, root, ignore=shutil.ignore_patterns("submitted"))
+    chapters = "".join(f"\n  - file: book/{name}" for name in (NAME, "medians", "means"))
+    (root / "_toc.yml").write_text(f"parts:\n- caption: Part I\n  chapters:{chapters}\n")
+    (root / "course_lib" / "medians.py").write_text("import course_lib.means\n")
+    (root / "course_lib" / "means.py").write_text((root / "course_lib" / f"{NAME}.py").read_text())
+    borrowed = notebook(RIGHT | {"centred": "from course_lib.means import centred"})
+    result = grade_one(build(root, NAME, LIMITS).pack(), tiny.packed(borrowed), "ann")
+    assert (result["status"], result["score"]) == ("graded", 4.0)
+    assert "course_lib.means is not there while averages is graded" in json.dumps(result["notebook"])
+    exercise = root / "exercises" / NAME / f"{NAME}.ipynb"
+    exercise.write_text(
+        exercise.read_text().replace("import torch", "import torch\\nfrom course_lib.medians import x", 1)
+    )
+    there = build(root, NAME, LIMITS).library
+    assert all(b"not there" not in there[f"course_lib/{name}.py"] for name in ("medians", "means"))
+
+
+STOPPED = """
+import os, subprocess
+from course_lib.grading.grade_one import main
+from course_lib.grading.kernel import Session
+run = Session.run
+def stopped(self, code, **options):
+    if callable(code) and "centre = centred" in code("nonce"):
+        me = os.getpid()
+        subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -STOP {me}; sleep 6; kill -CONT {me}"])
+    return run(self, code, **options)
+Session.run = stopped
+main()
+"""
+
+
+def test_time_in_which_the_grader_did_not_run_is_nobodys_fault(sandbox, course):
+    """Ctrl-Z and fg: the kernels have sessions of their own and go on."""
+    slow = RIGHT["centred"].replace("\n", "\n    import time; time.sleep(1)\n")
+    brief = build(course, NAME, dataclasses.replace(LIMITS, cell_seconds=5)).pack()
+    contents = {"bundle": brief, "submission": tiny.packed(notebook(RIGHT | {"centred": slow}))}
+    job = {name: base64.b64encode(content).decode() for name, content in contents.items()}
+    job |= {"sandbox": True, "student": "ann"}
+    done = subprocess.run([sys.executable, "-c", STOPPED], input=json.dumps(job), stdout=subprocess.PIPE, text=True)
+    result = json.loads(done.stdout)
+    assert (result["status"], result["score"], result["flags"]) == ("graded", 6.0, [])
+    assert result["seconds"] > 6
 
 
 def test_results_are_json_and_tell_nothing_hidden(graded):

@@ -40,13 +40,13 @@ def state(code: str) -> str:
     """Return a hash of all that a chapter's code computes with, itself left out.
 
     The project's modules that it imports, directly or not; the stored studies and the table of contents where it or
-    they name them; Python, torch, numpy, matplotlib.
+    they name them; Python and the packages that it computes and draws with.
 
     Args:
         code: the text of its cells.
     """
     found = hashlib.sha256(sys.version.encode())
-    for package in ("torch", "numpy", "matplotlib"):
+    for package in ("torch", "numpy", "scipy", "scikit-learn", "matplotlib"):
         found.update(version(package).encode())
     files = modules(code)
     texts = [code, *(path.read_text(encoding="utf-8") for path in files)]
