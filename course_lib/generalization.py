@@ -138,8 +138,8 @@ def learning_curve(
         for column, size in enumerate(sizes):
             x, y = train[0][order[:size]], train[1][order[:size]]
             model = fit(x, y)
-            train_errors[row, column] = float(error(model, x, y))
-            test_errors[row, column] = float(error(model, *test))
+            for errors, examples in ((train_errors, (x, y)), (test_errors, test)):
+                errors[row, column] = torch.as_tensor(error(model, *examples), dtype=torch.float64).detach()
     return train_errors, test_errors
 
 

@@ -416,6 +416,14 @@ def test_learning_curve_follows_scikit_learns():
     np.testing.assert_allclose(ours[1][0], -theirs[1][:, 0], rtol=1e-9)
 
 
+def test_a_learning_curve_takes_the_loss_itself_for_an_error():
+    """A tensor of shape (), with its gradient still attached."""
+    x, y = torch.randn(9, 2), torch.randn(9, 1)
+    fitted, loss = (lambda x, y: torch.nn.Linear(2, 1)), (lambda model, x, y: (model(x) - y).square().mean())
+    train, test = library.learning_curve(fitted, loss, (x[:6], y[:6]), (x[6:], y[6:]), [2, 4], [0])
+    assert train.shape == test.shape == (1, 2) and not train.requires_grad and (test > 0).all()
+
+
 def test_cross_validation_follows_scikit_learns():
     x, y = regression()
     folds = [(train.numpy(), held_out.numpy()) for train, held_out in library.k_fold(60, 5, seed=1)]

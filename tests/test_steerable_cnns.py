@@ -583,6 +583,15 @@ def test_rotation_blocks_multiply_as_turns_do():
     assert library.irrep(0, torch.zeros(2, 3)).shape == (2, 3, 1, 1)
 
 
+def test_gates_need_no_numbers_beside_the_vectors():
+    gate = library.GatedNonlinearity({1: 2})
+    x = torch.randn(1, 6, 3, 3, dtype=torch.float64)
+    assert gate.fields_in == {1: 2, 0: 2} and gate(x).shape == (1, 4, 3, 3)
+    turned = library.turn_vectors(x.rot90(1, (-2, -1)), gate.fields_in, math.pi / 2)
+    wanted = library.turn_vectors(gate(x).rot90(1, (-2, -1)), {1: 2}, math.pi / 2)
+    torch.testing.assert_close(gate(turned), wanted)
+
+
 def test_gates_scale_vectors_and_leave_their_directions():
     gate = library.GatedNonlinearity({0: 1, 1: 2})
     x = torch.randn(2, 7, 3, 3)

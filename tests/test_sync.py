@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -127,3 +129,18 @@ def test_a_changed_library_is_noticed(tmp_path):
     assert sync.out_of_step(changed) == [copy.solution, copy.exercise]
     assert sync.write(changed) == [copy.solution, copy.exercise]
     assert sync.out_of_step(changed) == []
+
+
+def test_begin_takes_the_answer_off_the_shelf_also_where_it_was_imported_before():
+    code = """
+import course_lib.norm_penalties
+from course_lib.exercise import begin
+begin("norm_penalties")
+for line in ("from course_lib import norm_penalties", "from course_lib.norm_penalties import l2_penalty"):
+    try:
+        exec(line)
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=COURSE, check=True)
+    assert done.stdout.count("holds the functions that this notebook asks you to write") == 2
