@@ -32,7 +32,9 @@ from course_lib.layout import course_dir, topic_files, topics
 with without_iri_grammar():
     from course_lib import sync as notebooks
 
-app = typer.Typer(help=__doc__.replace("`", ""), no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(
+    help=__doc__.replace("`", ""), no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+)
 console, errors = Console(), Console(stderr=True)
 Topic = Annotated[str, typer.Argument(help="A topic, for example norm_penalties.")]
 SomeTopics = Annotated[list[str] | None, typer.Argument(help="Topics; all of them if none is given.")]
