@@ -273,7 +273,7 @@ def band(ax: Axes, x, runs, label: str, color: str = "penalty", marker: bool = T
     Args:
         ax: where to draw.
         x: positions, shape (points,).
-        runs: one row a run (seed), shape (runs, points); or the intervals themselves, for points with unequally many runs.
+        runs: one row a run (seed), shape (runs, points); or the intervals themselves, where points have unequally many.
         label: the name in the legend.
         color: a name in ``COLORS``.
         marker: whether to mark the points.
