@@ -106,9 +106,9 @@ def _why_refused(log: str, stale: list[str]) -> str:
     named = [topic for topic in stale if f"for notebook '{topic}'" in log]
     return "\n".join(
         f"Graded cells of {topic} were added, removed or renamed after work was graded: the gradebook holds the old "
-        "ones. Copy gradebook.db, for marks and comments given by hand to this topic are lost. Then run: nbgrader db "
-        f"assignment remove {topic} --force; course release {topic}; course grade {topic}. A rehearsal alone goes with "
-        "make forget."
+        "ones. Copy gradebook.db, for marks and comments given by hand to this topic are lost. Then run\n"
+        f"  nbgrader db assignment remove {topic} --force\n  course release {topic}\n  course grade {topic}\n"
+        "A rehearsal alone goes with: make forget"
         for topic in named
     )
 
@@ -306,13 +306,13 @@ def feedback(
 
     (topic,) = _chosen([topic])
     pages = write_feedback(course_dir(), topic, students=student, db=db)
+    console.print(f"{len(pages)} pages: {course_dir() / 'feedback'}/STUDENT/{topic}/{topic}.html", soft_wrap=True)
     if packed:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for page, student in ((page, page.parents[1].name) for page in pages):
                 if re.search(r"_\d+$", student):  # Moodle's number: all that it reads of the names in its own archive
                     archive.write(page, f"{student}_assignsubmission_file_/{page.name}")
         console.print(f"{len(archive.namelist())} of them for Moodle: {packed}", soft_wrap=True)
-    console.print(f"{len(pages)} pages: {course_dir() / 'feedback'}/STUDENT/{topic}/{topic}.html", soft_wrap=True)
 
 
 @app.command()

@@ -1,13 +1,16 @@
 """The command `course`: help for strangers, exit codes that mean something, and a new topic from CONTRIBUTING."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from course_lib.grading.gradebook import default_url, load_nbgrader
 from course_lib.layout import course_dir, topics
 from course_lib.sync import exercised
 
@@ -81,6 +84,26 @@ def test_where_there_is_nothing_the_commands_say_what_comes_first(copy):
     assert graded.returncode == 0 and f"course collect {topic}" in graded.stderr
     exported = course("export", topic, folder=copy)
     assert exported.returncode == 2 and f"course grade {topic} first" in exported.stdout + exported.stderr
+
+
+def test_a_class_that_has_handed_in(copy):
+    """Its feedback goes back to Moodle; a release with other graded cells is refused, with the way out."""
+    topic = topics(COURSE)[0]
+    assert course("release", topic, folder=copy).returncode == 0
+    with load_nbgrader().Gradebook(default_url(copy)) as book:
+        for student in ("ada_12", "ben"):
+            book.add_student(student)
+            book.add_submission(topic, student)
+    assert course("feedback", topic, "--zip", "back.zip", folder=copy).returncode == 0
+    with zipfile.ZipFile(copy / "back.zip") as archive:
+        assert archive.namelist() == [f"ada_12_assignsubmission_file_/{topic}.html"]
+    source, released = (copy / folder / topic / f"{topic}.ipynb" for folder in ("solutions", "exercises"))
+    book = json.loads(source.read_text())
+    book["cells"] = [cell for cell in book["cells"] if not cell["metadata"]["nbgrader"]["grade"]]
+    source.write_text(json.dumps(book))
+    done = course("release", topic, folder=copy)
+    assert done.returncode == 1 and f"nbgrader db assignment remove {topic} --force" in done.stderr
+    assert released.is_file() and "Traceback" not in done.stderr
 
 
 def test_sync_check_fails_where_a_notebook_was_edited(copy):
