@@ -22,6 +22,8 @@ from course_lib.layout import topics
 # Of the grading package only what runs inside the sandbox travels there.
 _INSIDE = {f"grading/{name}.py" for name in ("__init__", "cage", "quick_imports", "witness", "zygote")}
 
+_IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+course_lib\b[^\n(]*(?:\([^)]*\))?", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Test:
@@ -188,7 +190,7 @@ def used(package: Path, code: str, topics: Collection[str]) -> set[str]:
     found: set[str] = set()
     waiting = [code]
     while waiting:
-        named = set(re.findall(r"\b(?:from|import) course_lib\.(\w+)", waiting.pop())) & {*topics} - found
+        named = set(re.findall(r"\w+", " ".join(_IMPORT.findall(waiting.pop())))) & {*topics} - found
         found |= named
         waiting += [(package / f"{name}.py").read_text(encoding="utf-8") for name in sorted(named)]
     return found
