@@ -273,7 +273,7 @@ def band(ax: Axes, x, runs, label: str, color: str = "penalty", marker: bool = T
     Args:
         ax: where to draw.
         x: positions, shape (points,).
-        runs: one row a run (seed), shape (runs, points); or the intervals themselves, where points have unequally many.
+        runs: one row a run (seed), shape (runs, points).
         label: the name in the legend.
         color: a name in ``COLORS``.
         marker: whether to mark the points.
@@ -284,16 +284,12 @@ def band(ax: Axes, x, runs, label: str, color: str = "penalty", marker: bool = T
     Raises:
         ValueError: for an unknown colour, shapes that do not fit, or fewer than two runs.
     """
-    x = np.asarray(x, dtype=float)
+    x, runs = np.asarray(x, dtype=float), np.asarray(runs, dtype=float)
     if color not in COLORS:
         raise ValueError(f"band: color is one of {', '.join(COLORS)}, got {color!r}")
-    drawn = runs
-    if not isinstance(drawn, Interval):
-        runs = np.asarray(runs, dtype=float)
-        if runs.ndim != 2 or runs.shape[1:] != x.shape:
-            raise ValueError(f"band: wanted runs of shape (runs, {len(x)}), one row a seed; got {runs.shape}")
-        drawn = interval(runs)
-    hue = _ROLES.get(color, color)
+    if runs.ndim != 2 or runs.shape[1:] != x.shape:
+        raise ValueError(f"band: wanted runs of shape (runs, {len(x)}), one row a seed; got {runs.shape}")
+    hue, drawn = _ROLES.get(color, color), interval(runs)
     shape = {"marker": _MARKERS[hue]} if marker else {}
     ax.plot(x, drawn.mean, color=COLORS[color], linestyle=_DASHES[hue], label=label, **shape)
     ax.fill_between(x, drawn.low, drawn.high, color=COLORS[color], alpha=0.2, linewidth=0)

@@ -147,8 +147,6 @@ def test_band_draws_mean_and_interval(fig):
     line = fig.axes[0].lines[-1]
     assert np.allclose(line.get_ydata(), [2, 3, 4]) and line.get_label() == "two seeds"
     assert np.allclose(drawn.half, figures.interval(runs).half) and len(fig.axes[0].collections) == 1
-    assert figures.band(fig.axes[0], [0, 1, 2], drawn, "the same") is drawn
-    assert np.allclose(fig.axes[0].lines[-1].get_ydata(), line.get_ydata())
 
 
 @pytest.mark.parametrize(
